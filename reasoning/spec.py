@@ -1,0 +1,88 @@
+"""One grammar for naming things on a command line: ``name[:argument][:key=value,key=value]``.
+
+    transformers:runs/demo/base/model         name "transformers", argument "runs/demo/base/model"
+    word:test                                 name "word",         argument "test"
+    word:test:steps=2-5,seed=1                name "word",         argument "test", options
+    best_of_n:n=16,scorer=learned             name "best_of_n",    options
+    jsonl:data/my.jsonl:question=q,answer=a   a path with a column mapping
+    path/to/file.py:name                      user code (see `is_user_code`)
+
+Values stay text here; whoever consumes an option converts it (`take`). An option nobody took is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from reasoning.errors import UserError, unknown
+
+_OPTION = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*=")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    text: str
+    name: str
+    argument: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    def take(self, defaults: dict[str, Any]) -> dict[str, Any]:
+        """Options converted to the types of ``defaults``; an unknown key is an error with the nearest name.
+
+        >>> parse_spec("best_of_n:n=16").take({"n": 4, "scorer": ""})
+        {'n': 16, 'scorer': ''}
+        """
+        out = dict(defaults)
+        for key, value in self.options.items():
+            if key not in defaults:
+                raise unknown(f"option of {self.name!r}", key, defaults)
+            out[key] = convert(value, defaults[key], f"{key} in {self.text!r}")
+        return out
+
+
+def convert(value: str, like: Any, where: str) -> Any:
+    """``value`` as the type of ``like`` (bool, int, float or str)."""
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+        if isinstance(like, int):
+            return int(value)
+        if isinstance(like, float):
+            return float(value)
+    except (ValueError, KeyError):
+        raise UserError(f"{where}: {value!r} is not a {type(like).__name__}.") from None
+    return value
+
+
+def parse_spec(text: str) -> Spec:
+    """Split a spec. The name ends at the first colon; options are the last colon-part if it looks like
+    ``key=value``; whatever lies between is the argument (it may hold colons, as a URL does).
+
+    Raises UserError for an empty spec or a malformed option.
+
+    >>> parse_spec("jsonl:a.jsonl:question=q,answer=a").options
+    {'question': 'q', 'answer': 'a'}
+    """
+    name, _, rest = text.strip().partition(":")
+    if not name:
+        raise UserError(f"Empty name in {text!r}: write it as name, name:argument or name:key=value.")
+    options: dict[str, str] = {}
+    head, colon, tail = rest.rpartition(":")
+    if _OPTION.match(tail):
+        rest = head if colon else ""
+        for part in tail.split(","):
+            key, equals, value = part.partition("=")
+            if not equals or not key:
+                raise UserError(f"Malformed option {part!r} in {text!r}: write key=value, separated by commas.")
+            if key in options:
+                raise UserError(f"Option {key!r} is given twice in {text!r}.")
+            options[key] = value
+    return Spec(text=text, name=name, argument=rest, options=options)
+
+
+def is_user_code(text: str) -> bool:
+    """True for ``path/to/file.py:name``."""
+    path, _, name = text.rpartition(":")
+    return path.endswith(".py") and name.isidentifier()
