@@ -12,11 +12,15 @@ Values stay text here; whoever consumes an option converts it (`take`). An optio
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from reasoning.errors import UserError, unknown
+from reasoning.records import digest
 
 _OPTION = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*=")
 
@@ -46,7 +50,9 @@ def convert(value: str, like: Any, where: str) -> Any:
     """``value`` as the type of ``like`` (bool, int, float or str)."""
     try:
         if isinstance(like, bool):
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                value.lower()
+            ]
         if isinstance(like, int):
             return int(value)
         if isinstance(like, float):
@@ -75,7 +81,9 @@ def parse_spec(text: str) -> Spec:
         for part in tail.split(","):
             key, equals, value = part.partition("=")
             if not equals or not key:
-                raise UserError(f"Malformed option {part!r} in {text!r}: write key=value, separated by commas.")
+                raise UserError(
+                    f"Malformed option {part!r} in {text!r}: write key=value, separated by commas."
+                )
             if key in options:
                 raise UserError(f"Option {key!r} is given twice in {text!r}.")
             options[key] = value
@@ -86,3 +94,29 @@ def is_user_code(text: str) -> bool:
     """True for ``path/to/file.py:name``."""
     path, _, name = text.rpartition(":")
     return path.endswith(".py") and name.isidentifier()
+
+
+def load_user_code(text: str) -> Any:
+    """The object that ``path/to/file.py:name`` names. The file is run once, as a module of its own.
+
+    Raises UserError when there is no such file or name, or when the file fails while it is run.
+    """
+    path, _, name = text.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"No such file: {path!r} (from {text!r}).")
+    module_name = f"user_code_{digest(str(file.resolve()))}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        loader = importlib.util.spec_from_file_location(module_name, file)
+        assert loader is not None and loader.loader is not None  # a path that ends in .py always has a loader
+        module = importlib.util.module_from_spec(loader)
+        sys.modules[module_name] = module  # before it runs: its dataclasses look their module up
+        try:
+            loader.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise UserError(f"{path} failed while it was loaded: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise unknown(f"name in {path}", name, [key for key in vars(module) if not key.startswith("_")])
+    return getattr(module, name)

@@ -31,7 +31,7 @@ def split_of(fingerprint: str) -> str:
 
 
 def rng_of(*parts: Any) -> random.Random:
-    """A random stream named by JSON-able parts, the same on every machine: ``rng_of("word", split, seed)``."""
+    """A random stream named by JSON-able parts, the same everywhere: ``rng_of("word", split, seed)``."""
     return random.Random(digest(*parts, length=32))
 
 
