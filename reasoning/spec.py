@@ -12,11 +12,12 @@ Values stay text here; whoever consumes an option converts it (`take`). An optio
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from reasoning.errors import UserError, unknown
@@ -108,12 +109,12 @@ def load_user_code(text: str) -> Any:
     module_name = f"user_code_{digest(str(file.resolve()))}"
     module = sys.modules.get(module_name)
     if module is None:
-        loader = importlib.util.spec_from_file_location(module_name, file)
-        assert loader is not None and loader.loader is not None  # a path that ends in .py always has a loader
-        module = importlib.util.module_from_spec(loader)
+        loader = SourceFileLoader(module_name, str(file))
+        module = ModuleType(module_name)
+        module.__file__ = str(file)
         sys.modules[module_name] = module  # before it runs: its dataclasses look their module up
         try:
-            loader.loader.exec_module(module)
+            loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
             raise UserError(f"{path} failed while it was loaded: {type(error).__name__}: {error}") from error
