@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 from reasoning.errors import UserError
 
 # Families whose feed-forward block is up, activation, down; all others here have a gate beside "up".
-_UNGATED = frozenset(
-    ("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "nemotron")
-    + ("opt", "phi", "starcoder2")
-)
+_UNGATED = {"bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt"}
+_UNGATED |= {"nemotron", "opt", "phi", "starcoder2"}
 # Attention or mixing whose cost does not follow the formulas here.
 _UNKNOWN_MIXERS = ("kv_lora_rank", "state_size", "mamba_d_state", "linear_num_key_heads", "conv_L_cache")
 
