@@ -17,10 +17,11 @@ from typing import Any
 from reasoning.errors import UserError, unknown
 from reasoning.records import Problem
 from reasoning.spec import load_user_code, parse_spec
-from reasoning.tasks.base import Demonstration, Task, split_of
+from reasoning.tasks.base import SPLITS, Demonstration, Task, split_of
 from reasoning.tasks.contamination import overlap, refuse_overlap, without
 
 __all__ = [
+    "SPLITS",
     "Demonstration",
     "Task",
     "load_problems",

@@ -31,7 +31,7 @@ Read = Callable[[Row, str], tuple[str, Any, dict[str, Any]]]
 class Benchmark:
     """Where a benchmark lies and how to read it.
 
-    verifier: judges its answers. read: turns a row into a problem's parts. files: the local file of each split,
+    verifier: judges its answers. read: turns a row into a problem's parts. files: local file of each split,
     under ``benchmarks``. hub: dataset, configuration and split on the hub, of each split that is there.
     """
 
@@ -196,8 +196,8 @@ def hub_rows(name: str, split: str) -> Iterable[tuple[str, Row]]:
         loaded = load_dataset(dataset, configuration, split=hub_split)
     except OSError as error:  # no network, no such dataset
         raise UserError(
-            f"Could not get {dataset} from the hub ({type(error).__name__}); give path=FILE, or name the data "
-            f"folder by {DATA_VARIABLE}."
+            f"Could not get {dataset} from the hub ({type(error).__name__}); give path=FILE, or name the "
+            f"data folder by {DATA_VARIABLE}."
         ) from error
     return ((f"{dataset} {hub_split}, row {number}", row) for number, row in enumerate(loaded))  # type: ignore[misc]
 

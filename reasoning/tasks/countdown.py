@@ -127,7 +127,7 @@ def demonstrations(
     template: str,
     tries: int,
 ) -> list[Demonstration]:
-    """``n`` distinct problems of ``split``, each with up to ``tries`` random tries that miss and one that hits."""
+    """``n`` distinct problems of ``split``, each with up to ``tries`` random misses before the hit."""
     fewest, most = count_range(numbers, largest)
     solutions: dict[str, Derivation] = {}
 

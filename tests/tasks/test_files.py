@@ -1,0 +1,102 @@
+"""Local JSONL with a column mapping: what is read, and what each malformed file is told."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasoning.errors import UserError
+from reasoning.tasks import load_problems, verifier_of
+from reasoning.tasks.files import column, read_jsonl
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows, name="data.jsonl"):
+        path = tmp_path / name
+        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+        return path
+
+    return write
+
+
+def test_columns_are_mapped(write):
+    path = write(
+        {"q": "What is 1+1?", "meta": {"gold": [2, "two"]}, "level": 3},
+        "",
+        {"q": "2+2?", "meta": {"gold": [4]}, "level": 1},
+    )
+    first, second = load_problems(f"jsonl:{path}:question=q,answer=meta.gold.0,difficulty=level,template=qa")
+    assert first.prompt == "Q: What is 1+1?\nA:"
+    assert (first.question, first.reference, first.task) == ("What is 1+1?", "2", "data")
+    assert first.metadata["difficulty"] == 3
+    assert second.reference == "4"
+
+
+def test_the_verifier_can_be_named(write):
+    path = write({"question": "a", "answer": "b"})
+    assert verifier_of(f"jsonl:{path}:verifier=exact") == "exact"
+    assert verifier_of("gsm8k:test") == "numeric"
+    assert len(load_problems(f"jsonl:{path}:verifier=exact")) == 1
+
+
+def test_repeated_rows_are_given_once_and_a_seed_shuffles(write):
+    path = write(*[{"question": f"question {i % 50}", "answer": i % 50} for i in range(100)])
+    problems = load_problems(f"jsonl:{path}")
+    assert [p.question for p in problems] == [f"question {i}" for i in range(50)]
+    some = load_problems(f"jsonl:{path}", limit=10, seed=1)
+    assert some == load_problems(f"jsonl:{path}", limit=10, seed=1)
+    assert some != load_problems(f"jsonl:{path}", limit=10, seed=2)
+    assert set(p.id for p in some) < set(p.id for p in problems)
+    assert load_problems(f"jsonl:{path}", limit=10) == problems[:10]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (({"question": "a", "answer": "b"}, "{not json"), r"data.jsonl, line 2: not valid JSON"),
+        (('{"question": "a", "answer": "b"}', "[1]"), r"line 2: expected a JSON object, found list"),
+        (({"qestion": "a", "answer": "b"},), r"Unknown column 'question'. Did you mean 'qestion'\?"),
+        (({"question": "", "answer": "b"},), r"line 1: column 'question' is empty"),
+        (({"question": ["a"], "answer": "b"},), r"line 1: column 'question' must hold text, found list"),
+        (({"question": "a", "answer": None},), r"line 1: column 'answer' is empty"),
+        (("",), "holds no problem"),
+        (("[" * 100_000,), "line 1: not valid JSON"),
+    ],
+)
+def test_malformed_files(write, rows, message):
+    with pytest.raises(UserError, match=message):
+        load_problems(f"jsonl:{write(*rows)}")
+
+
+def test_a_missing_file_and_bytes_that_are_not_text(tmp_path):
+    with pytest.raises(UserError, match=r"No such file: .*nowhere.jsonl"):
+        load_problems(f"jsonl:{tmp_path / 'nowhere.jsonl'}")
+    with pytest.raises(UserError, match="jsonl needs a file"):
+        load_problems("jsonl")
+    (tmp_path / "bytes.jsonl").write_bytes(b'{"question": "a", "answer": "b"}\n\xff\xfe\n')
+    with pytest.raises(UserError, match="line 2: not valid JSON"):
+        load_problems(f"jsonl:{tmp_path / 'bytes.jsonl'}")
+
+
+def test_a_byte_order_mark_is_no_obstacle(tmp_path):
+    (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "a", "answer": "b"}\n')
+    assert len(load_problems(f"jsonl:{tmp_path / 'bom.jsonl'}")) == 1
+
+
+def test_a_key_with_dots_wins_over_a_path():
+    assert column({"a.b": 1, "a": {"b": 2}}, "a.b", "row") == 1
+    assert column({"a": {"b": [5, {"c": 7}]}}, "a.b.1.c", "row") == 7
+    for bad in ("a.x", "a.b.9", "a.b.c", "a.b.0.z"):
+        with pytest.raises(UserError, match=r"row has: a, a\.b"):
+            column({"a": {"b": [5]}}, bad, "row")
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none())))
+def test_what_json_writes_is_read_back(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    read = list(read_jsonl(path))
+    assert [row for _, row in read] == rows
+    assert [number for number, _ in read] == [2 * i + 1 for i in range(len(rows))]
