@@ -1,6 +1,22 @@
-"""Verifiers: text in, verdict out. Usable alone; imports no torch and nothing of `reasoning`."""
+"""Verifiers: text in, verdict out. Usable alone; imports no torch and nothing of `reasoning`.
+
+>>> from verifiers import Attempt, open_verifier
+>>> open_verifier("numeric").verify([Attempt(response="So the answer is $1,234.", reference="1234")])[0].score
+1.0
+"""
 
 from verifiers.base import CORRECT_AT, Attempt, Verdict, Verifier
 from verifiers.errors import VerifierError
+from verifiers.functions import reward_function
+from verifiers.registry import open_verifier, verifier_names
 
-__all__ = ["CORRECT_AT", "Attempt", "Verdict", "Verifier", "VerifierError"]
+__all__ = [
+    "CORRECT_AT",
+    "Attempt",
+    "Verdict",
+    "Verifier",
+    "VerifierError",
+    "open_verifier",
+    "reward_function",
+    "verifier_names",
+]
