@@ -4,9 +4,9 @@
     Ann have?
     A: Gus has 6. Leo has 6+3=9. Ann has 9*2=18. The answer is 18.
 
-The demonstrations are imperfect as text found in the wild is imperfect: some only state the (right) answer, the
-more often the shorter the problem, and where work is shown a step may slip and carry its error on. A small model
-cannot get most answers without showing work, which is what training on verified chains can teach it.
+The demonstrations are imperfect as text found in the wild is imperfect: some only state the (right) answer,
+the more often the shorter the problem, and where work is shown a step may slip and carry its error on. A small
+model cannot get most answers without showing work, which is what training on verified chains can teach it.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def make_story(rng: random.Random, fewest: int, most: int) -> Story:
     for name in names:
         choices = [
             step
-            for operator, lowest in (("+", 1), ("-", 1), ("*", 2))
-            for operand in range(lowest, LARGEST_OPERAND + 1)
+            for operator in ("+", "-", "*")
+            for operand in range(2, LARGEST_OPERAND + 1)
             if 1 <= (step := Step(name, operator, operand)).value(value) <= LARGEST_VALUE
         ]
         operator = rng.choice(sorted({step.operator for step in choices}))
@@ -116,10 +116,10 @@ def problems(split: str, *, steps: str, n: int, seed: int) -> list[Problem]:
 
 
 def demonstrations(
-    split: str, n: int, seed: int, *, steps: str, work_short: float, work_long: float, slip: float
+    split: str, n: int, seed: int, *, steps: str, work: float, work_per_step: float, slip: float
 ) -> list[Demonstration]:
-    """``n`` demonstrations. The share that shows its work rises evenly from ``work_short`` for the fewest
-    steps of the range to ``work_long`` for the most."""
+    """``n`` demonstrations. The chance that one shows its work is ``work`` for one step and rises by
+    ``work_per_step`` with each further one, to 0.95 at most."""
     fewest, most = step_range(steps)
     rng = rng_of("word demonstrations", split, steps, seed)
     stories: dict[str, Story] = {}
@@ -133,9 +133,8 @@ def demonstrations(
     shown: list[Demonstration] = []
     for problem in distinct_in_split(split, n, make, rng, f"{n} word demonstrations"):
         story = stories[problem.id]
-        along = (len(story.steps) - fewest) / max(1, most - fewest)
-        work = work_short + (work_long - work_short) * along
-        shown.append((problem, completion(story, rng_of("word completion", problem.id, seed), work, slip)))
+        chance = min(0.95, work + work_per_step * (len(story.steps) - 1))
+        shown.append((problem, completion(story, rng_of("word completion", problem.id, seed), chance, slip)))
     return shown
 
 
@@ -152,6 +151,6 @@ TASK = Task(
     options={"steps": "2-5", "n": 256, "seed": 0},
     sampling={"max_new_tokens": 128},
     demonstrate=demonstrations,
-    demonstration_options={"steps": "2-8", "work_short": 0.35, "work_long": 0.65, "slip": 0.1},
+    demonstration_options={"steps": "2-8", "work": 0.15, "work_per_step": 0.15, "slip": 0.1},
     about="procedural word problems in plain English; difficulty = number of steps",
 )

@@ -1,0 +1,152 @@
+"""Options of a command as a frozen dataclass: one declaration serves flags, TOML recipes and Python.
+
+    @dataclass(frozen=True)
+    class SampleOptions:
+        n: int = option(16, "chains per problem")
+
+`add_flags` turns the fields into flags, `from_mapping` reads a TOML table, `to_toml` writes what was resolved.
+This module knows no command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, field, fields
+from typing import Any, TypeVar
+
+from reasoning.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, choices: tuple[str, ...] = (), metavar: str = "") -> Any:
+    """A dataclass field with a help text. A default of ``...`` makes the option required."""
+    metadata = {"help": help, "choices": choices, "metavar": metavar}
+    if default is ...:
+        return field(metadata=metadata)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def kind(f: dataclasses.Field[Any], owner: type) -> tuple[type, bool]:
+    """(element type, is it a list) of a field; ``X | None`` counts as X."""
+    hint = typing.get_type_hints(owner)[f.name]
+    if typing.get_origin(hint) is list:
+        return typing.get_args(hint)[0], True
+    if isinstance(hint, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint, False
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[str, ...] = ()) -> None:
+    """Add every field of ``owner`` to ``parser``. Absent flags stay absent from the namespace, so that a
+    recipe's values are overridden by given flags only."""
+    for f in fields(owner):
+        element, many = kind(f, owner)
+        default = None if f.default is MISSING else f.default
+        text = f.metadata["help"]
+        if default not in (None, "", False):
+            text += f" (default: {default})"
+        text = text.replace("%", "%%")
+        common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
+        if element is not bool:
+            common["type"] = _reader(element)
+            if f.metadata["choices"]:
+                common["choices"] = f.metadata["choices"]
+            if f.metadata["metavar"]:
+                common["metavar"] = f.metadata["metavar"]
+        if f.name in positional:
+            required = f.default is MISSING and f.default_factory is MISSING
+            parser.add_argument(f.name, nargs=None if required else "*" if many else "?", **common)
+        elif element is bool:
+            parser.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
+        else:
+            parser.add_argument(flag(f.name), action="append" if many else "store", **common)
+
+
+def from_mapping(owner: type[T], values: Mapping[str, Any], where: str) -> T:
+    """An ``owner`` from plain values. Raises UserError for an unknown key (with the nearest), a value of the
+    wrong type or a missing required one."""
+    known = {f.name: f for f in fields(owner)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise unknown(f"key in {where}", key, known)
+        element, many = kind(known[name], owner)
+        items = value if many and isinstance(value, list) else [value]
+        read = [_checked(item, element, f"{key} in {where}") for item in items]
+        choices = known[name].metadata["choices"]
+        for item in read:
+            if choices and item not in choices:
+                raise unknown(key, str(item), choices)
+        given[name] = read if many else read[0]
+    for name, f in known.items():
+        if name not in given and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"{where} needs {flag(name)}: {f.metadata['help']}.")
+    return owner(**given)
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """A flat mapping, or one of tables, as TOML. None is left out."""
+    lines = [f"{k} = {_toml(v)}" for k, v in values.items() if v is not None and not isinstance(v, Mapping)]
+    for name, table in values.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{name}]", to_toml(table).rstrip()]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    return json.dumps(str(value), ensure_ascii=True)
+
+
+def _reader(element: type) -> Any:
+    def read(text: str) -> Any:
+        try:
+            return _number(text, element)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {_noun(element)}") from None
+
+    return read
+
+
+def _number(text: str, element: type) -> Any:
+    if element is int:  # 2e6 is what people write for a budget
+        as_float = float(text)
+        if as_float != int(as_float):
+            raise ValueError(text)
+        return int(text) if text.lstrip("+-").isdigit() else int(as_float)
+    return element(text)
+
+
+def _checked(value: Any, element: type, where: str) -> Any:
+    if isinstance(value, element) and (element is bool or not isinstance(value, bool)):
+        return value
+    if element in (int, float) and not isinstance(value, bool):
+        try:
+            return _number(str(value), element)
+        except ValueError:
+            pass
+    raise UserError(f"{where}: {value!r} is not a {_noun(element)}.")
+
+
+def _noun(element: type) -> str:
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
+        element, element.__name__
+    )

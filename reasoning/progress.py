@@ -1,0 +1,113 @@
+"""Progress on screen: a live bar with the budget beside the count, or a plain line every ten seconds where there
+is no terminal. Written to standard error, so that standard output stays clean for results.
+
+Anything with ``update(**fields)`` and ``close()`` can take its place; `Silent` shows nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class Progress(Protocol):
+    """done, total: counted in the unit of the work. The other fields are shown as they come: output_tokens
+    (also as a rate), budget (text), correct (a share), note (text)."""
+
+    def update(self, **fields: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    def update(self, **fields: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def human(number: float) -> str:
+    """ "950", "1.9k", "71k", "2.0M", "3.1e15".
+
+    >>> human(950), human(1900), human(71_000), human(2e6), human(3.1e15)
+    ('950', '1.9k', '71k', '2.0M', '3.1e15')
+    """
+    if abs(number) >= 1e12:
+        return f"{number:.1e}".replace("e+", "e")
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            short = number / size
+            return f"{short:.0f}{letter}" if short >= 9.95 else f"{short:.1f}{letter}"
+    return f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """ "0:41", "12:05", "1:02:09"."""
+    whole = int(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+class Line:
+    """One line that describes a running job: redrawn in place on a terminal, else printed now and then."""
+
+    def __init__(self, what: str, stream: TextIO | None = None):
+        self.what = what
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.started = time.monotonic()
+        self.shown = self.started
+        self.fields: dict[str, Any] = {}
+        self.first_done: float | None = None
+
+    def update(self, **fields: Any) -> None:
+        self.fields |= fields
+        if self.first_done is None and "done" in fields:
+            self.first_done = fields["done"]  # what a resumed run found done already tells nothing of speed
+        now = time.monotonic()
+        if now - self.shown >= (0.1 if self.live else PLAIN_EVERY_SECONDS):
+            self.shown = now
+            self._write(self.text(now))
+
+    def text(self, now: float) -> str:
+        f = self.fields
+        seconds = max(now - self.started, 1e-9)
+        parts = []
+        done, total = f.get("done", 0), f.get("total")
+        parts.append(f"{done}/{total}" if total else str(done))
+        if f.get("output_tokens"):
+            parts.append(f"{human(f['output_tokens'] / seconds)} tok/s")
+        if f.get("budget"):
+            parts.append(str(f["budget"]))
+        if f.get("correct") is not None:
+            parts.append(f"correct {f['correct']:.0%}")
+        if f.get("note"):
+            parts.append(str(f["note"]))
+        fresh = done - (self.first_done or 0)
+        if total and fresh > 0:
+            parts.append(f"eta {clock((total - done) * seconds / fresh)}")
+        bar = ""
+        if self.live and total:
+            filled = int(20 * done / total)
+            bar = "█" * filled + "░" * (20 - filled) + " "
+        return f"{self.what} {bar}" + "  ".join(parts)
+
+    def close(self) -> None:
+        now = time.monotonic()
+        if self.live:
+            self.stream.write("\r\x1b[2K")
+        if self.fields:
+            f = self.fields
+            count = f"{f.get('done', 0)}/{f['total']}" if f.get("total") else str(f.get("done", 0))
+            rate = f.get("output_tokens", 0) / max(now - self.started, 1e-9)
+            speed = f"  {human(rate)} tok/s" if f.get("output_tokens") else ""
+            self.stream.write(f"{self.what} {count}{speed}  {clock(now - self.started)}\n")
+        self.stream.flush()
+
+    def _write(self, text: str) -> None:
+        self.stream.write(f"\r\x1b[2K{text}" if self.live else text + "\n")
+        self.stream.flush()

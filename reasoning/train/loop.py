@@ -1,0 +1,338 @@
+"""The loop: a source of rows, a learner, evaluation, checkpoints. Supervised cold start, GRPO and expert iteration
+are this one loop with another `Objective`.
+
+    rows = source.rows(step) -> learner.step(rows) -> engine.refresh() -> metrics -> checkpoint
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reasoning.budget import Ledger
+from reasoning.engines.transformers import TransformersEngine
+from reasoning.errors import UserError
+from reasoning.pool import Pool
+from reasoning.progress import Progress, Silent, human
+from reasoning.records import Cost, Sampling, digest
+from reasoning.runfile import write_run
+from reasoning.tasks import load_problems, parse_task, refuse_overlap, verifier_of
+from reasoning.tasks.base import Demonstration
+from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
+from reasoning.train.evaluate import evaluate
+from reasoning.train.fresh import is_fresh, new_model, save_folder
+from reasoning.train.learner import Learner
+from reasoning.train.objective import Objective, objective
+from reasoning.train.options import TrainOptions
+from reasoning.train.sources import DemonstrationSource, ModelSource, Source, order_of, read_demonstrations
+from verifiers import open_verifier
+
+HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains", "checkpoint_every", "device"})
+"""Settings that do not change what is learned; the others make the lineage that names a model's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """folder: the trained model. summary: what its training.json says. resumed_at: the step a resumed run went
+    on from; None for a run from the start. finished_before: nothing was left to do."""
+
+    folder: Path
+    summary: dict[str, Any]
+    resumed_at: int | None = None
+    finished_before: bool = False
+
+
+def train(options: TrainOptions, progress: Progress | None = None, log: Any = None) -> TrainResult:
+    """Train as ``options`` say; run again after a kill, it goes on from the last checkpoint and ends with the
+    same weights. log: called with one readable line a step.
+
+    Raises UserError for settings that do not fit together, for training problems that are in the evaluation
+    split, and for a run folder that holds another configuration.
+    """
+    progress = progress or Silent()
+    say = log or (lambda line: None)
+    changes = {"clip_low": options.clip_low, "clip_high": options.clip_high, "kl": options.kl or None}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    if options.kl_weight:
+        changes["kl_weight"] = options.kl_weight
+    goal = objective(options.objective, **changes)
+    check(options, goal)
+    run = Path(options.run)
+    settings = asdict(options)
+    write_run(run, "train", settings, same=set(settings) - HARMLESS | {"model"})
+    final = run / "model"
+    if (final / "training.json").is_file():
+        summary = json.loads((final / "training.json").read_text())
+        return TrainResult(final, summary, finished_before=True)
+    return _Run(options, goal, run, progress, say).finish()
+
+
+def check(options: TrainOptions, goal: Objective) -> None:
+    for name in (
+        "steps",
+        "problems_per_step",
+        "chains_per_problem",
+        "epochs",
+        "eval_chains",
+        "checkpoint_every",
+    ):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or above, not {getattr(options, name)}.")
+    if not options.lr > 0:
+        raise UserError(f"--lr must be above 0, not {options.lr}.")
+    if not options.temperature > 0:
+        raise UserError("--temperature must be above 0: greedy roll-outs are all alike and teach nothing.")
+    if is_fresh(options.model) and goal.source == "model":
+        raise UserError(
+            f"{options.model} is an empty model; {goal.name} can only reinforce what a model already does at "
+            "times. Cold-start it first:  reasoning train RUN --objective sft ..."
+        )
+    compares = goal.advantage.startswith("group") or goal.advantage == "leave_one_out"
+    if compares and options.chains_per_problem < 2:
+        raise UserError(
+            f"{goal.name} compares the chains of a group: --chains-per-problem must be 2 or above."
+        )
+
+
+class _Run:
+    """One training run between two kills."""
+
+    def __init__(self, options: TrainOptions, goal: Objective, run: Path, progress: Progress, say: Any):
+        self.options, self.goal, self.run, self.progress, self.say = options, goal, run, progress, say
+        random.seed(options.seed)
+        torch.manual_seed(options.seed)
+        self.demonstrations = self._demonstrations() if goal.source == "demonstrations" else []
+        self.engine = self._engine()
+        model = self.engine.module
+        reference = copy.deepcopy(model).eval() if goal.kl != "none" else None
+        self.learner = Learner(
+            model,
+            goal,
+            lr=options.lr,
+            optimizer=options.optimizer,
+            weight_decay=options.weight_decay,
+            max_grad_norm=options.max_grad_norm,
+            temperature=options.temperature,
+            max_new_tokens=options.max_new_tokens,
+            micro_tokens=options.micro_tokens,
+            reference=reference,
+        )
+        parent_version = self.engine.model.partition("@")[2]
+        inherited = {k: v for k, v in asdict(options).items() if k not in HARMLESS}
+        self.lineage = digest("train", parent_version, inherited)
+        self.parent = self.engine.model
+        self.totals = {"sample": 0.0, "update": 0.0, "evaluate": 0.0}
+        self.tokens = {"sampled": 0, "learned": 0}
+        self.start = 0
+        self.resumed_at: int | None = None
+        loaded = load_checkpoint(run / "checkpoints", model, self.learner.optimizers)
+        if loaded:
+            self.start, state = loaded
+            self.resumed_at = self.start
+            self.lineage, self.totals, self.tokens = state["lineage"], state["flops"], state["tokens"]
+        self._stamp()
+
+    def _demonstrations(self) -> list[Demonstration]:
+        options = self.options
+        given = options.demonstrations
+        if given.endswith(".jsonl"):
+            return read_demonstrations(Path(given))
+        task, split, _ = parse_task(options.task)
+        pairs = dict(part.partition("=")[::2] for part in given.split(",")) if given else {}
+        count = options.steps * options.problems_per_step
+        return task.demonstrations(split, count, options.seed, **pairs)
+
+    def _engine(self) -> TransformersEngine:
+        options = self.options
+        name = self.run.name
+        if is_fresh(options.model):
+            texts = (p.prompt + completion for p, completion in self.demonstrations[:4000])
+            model, tokenizer = new_model(options.model, texts, options.seed)
+            version = digest(options.model, options.seed, len(tokenizer), tokenizer.get_vocab())
+            return TransformersEngine(model, tokenizer, name=name, version=version, max_rows=options.max_rows)
+        return TransformersEngine.open(
+            options.model, device=options.device, dtype=options.dtype, max_rows=options.max_rows
+        )
+
+    def _stamp(self) -> None:
+        """Give the present weights their name: the run and the digest of everything that led to them."""
+        self.engine.set_version(self.lineage, name=self.run.name)
+        self.engine.refresh()
+
+    def finish(self) -> TrainResult:
+        options = self.options
+        evaluation = load_problems(options.eval_task) if options.eval_task else []
+        verifier = open_verifier(options.verifier or verifier_of(options.task))
+        self.run.mkdir(parents=True, exist_ok=True)
+        rows = keep_metrics(self.run / "metrics.jsonl", self.start)
+        with Pool.open(self.run) as pool, Ledger(path=self.run) as ledger:
+            self.pool, self.ledger = pool, ledger
+            source = self._source(verifier, evaluation)
+
+            def measured(step: int) -> dict[str, float]:
+                if not evaluation:
+                    return {}
+                sampling = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed + 1)
+                with self.learner.sampling():
+                    return evaluate(
+                        evaluation, self.engine, verifier, pool, ledger, options.eval_chains, sampling
+                    )
+
+            if self.start == 0 and not any(row["step"] == 0 for row in rows):
+                first = measured(0)
+                if first:
+                    self._log({"step": 0, **first})
+            for step in range(self.start, options.steps):
+                started = time.monotonic()
+                metrics = self._step(source, step)
+                done = step + 1
+                metrics["step_time"] = time.monotonic() - started
+                last = done == options.steps
+                if last or (options.eval_every and done % options.eval_every == 0):
+                    metrics |= measured(done)
+                self._log({"step": done, **metrics})
+                if done % options.checkpoint_every == 0 and not last:
+                    state = {"lineage": self.lineage, "flops": self.totals, "tokens": self.tokens}
+                    save_checkpoint(
+                        self.run / "checkpoints", done, self.engine.module, self.learner.optimizers, state
+                    )
+                self.progress.update(done=done, total=options.steps, note=headline(metrics))
+            pool.seal()
+        return self._save()
+
+    def _source(self, verifier: Any, evaluation: list[Any]) -> Source:
+        options = self.options
+        if self.goal.source == "demonstrations":
+            refuse_overlap([p for p, _ in self.demonstrations], evaluation)
+            engine = self.engine
+            return DemonstrationSource(
+                self.demonstrations, engine.tokenizer, engine.encode, options.problems_per_step, options.seed
+            )
+        problems = load_problems(options.task)
+        refuse_overlap(problems, evaluation)
+        return ModelSource(
+            options, self.goal, problems, self.engine, verifier, self.pool, self.ledger, self.progress
+        )
+
+    def _step(self, source: Source, step: int) -> dict[str, float]:
+        options = self.options
+        with self.learner.sampling():
+            data = source.rows(step)
+        self.engine.module.train()
+        size = options.minibatch or max(len(data.rows), 1)
+        per_epoch = math.ceil(len(data.rows) / size)
+        sums: dict[str, list[float]] = {}
+        learned = flops = 0.0
+        for epoch in range(options.epochs):
+            order = order_of(len(data.rows), options.seed, step * options.epochs + epoch)
+            for i in range(per_epoch):
+                rows = [data.rows[j] for j in order[i * size : (i + 1) * size]]
+                along = (step + (epoch + i / per_epoch) / options.epochs) / options.steps
+                fresh = epoch == 0 and i == 0 and self.goal.source == "model"
+                result = self.learner.step(rows, options.lr * rate(options, along), fresh=fresh)
+                for name, value in result.metrics.items():
+                    sums.setdefault(name, []).append(value)
+                learned += sum(result.lengths)
+                flops += self.engine.shape.training_flops(list(result.lengths)) if result.lengths else 0.0
+        self.totals["sample"] += data.sample_flops
+        self.totals["update"] += flops
+        self.tokens["sampled"] += data.output_tokens
+        self.tokens["learned"] += int(learned)
+        self.ledger.charge(
+            Cost(scored_tokens=int(learned), flops=flops), phase="train", strategy=self.goal.name
+        )
+        self.lineage = digest(self.lineage, step)
+        self._stamp()
+        means = {name: max(v) if name.endswith("/max") else sum(v) / len(v) for name, v in sums.items()}
+        totals = {f"flops/{phase}": value for phase, value in self.totals.items() if phase != "evaluate"}
+        return {**data.metrics, **means, **totals, "optimizer_steps": float(per_epoch * options.epochs)}
+
+    def _log(self, row: dict[str, Any]) -> None:
+        with (self.run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.say(line(row, self.options.steps))
+
+    def _save(self) -> TrainResult:
+        """Write RUN/model under a temporary name and rename it; its training.json says what it cost."""
+        parent_training = Path(self.options.model) / "training.json"
+        shared = 0.0
+        if parent_training.is_file():
+            before = json.loads(parent_training.read_text())
+            shared = before["flops"] + before["shared_flops"]
+        summary = {
+            "objective": self.goal.name,
+            "task": self.options.task,
+            "parent": self.parent,
+            "steps": self.options.steps,
+            "seed": self.options.seed,
+            "flops": self.totals["sample"] + self.totals["update"],
+            "flops_by_phase": {k: v for k, v in self.totals.items() if k != "evaluate"},
+            "shared_flops": shared,
+            "tokens": self.tokens,
+        }
+        partial, final = self.run / ".model.partial", self.run / "model"
+        shutil.rmtree(partial, ignore_errors=True)
+        self.engine.module.eval()
+        save_folder(partial, self.engine.module, self.engine.tokenizer)
+        (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        os.rename(partial, final)
+        shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
+        return TrainResult(final, summary, self.resumed_at)
+
+
+def rate(options: TrainOptions, along: float) -> float:
+    """Factor on the learning rate at ``along`` in [0, 1) of the run."""
+    warm = min(1.0, (along + 1 / options.steps) / options.warmup) if options.warmup else 1.0
+    return warm * (0.5 * (1 + math.cos(math.pi * along)) if options.schedule == "cosine" else 1.0)
+
+
+def keep_metrics(path: Path, upto: int) -> list[dict[str, Any]]:
+    """Drop rows after step ``upto`` (they are computed again) and a torn last line; the kept rows."""
+    rows = []
+    if path.is_file():
+        for text in path.read_text().splitlines():
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError:
+                break  # a torn tail: the line was being written when the run was killed
+            if row["step"] <= upto:
+                rows.append(row)
+        partial = path.with_name(".metrics.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(partial, path)
+    return rows
+
+
+SHOWN = ("reward", "loss", "entropy", "completions/mean_length", "grad_norm", "step_time")
+
+
+def headline(row: dict[str, Any]) -> str:
+    for name in ("eval/pass@1", "reward", "loss"):
+        if name in row:
+            return f"{name} {row[name]:.3f}"
+    return ""
+
+
+def line(row: dict[str, Any], steps: int) -> str:
+    """One readable line of a step."""
+    parts = [f"step {row['step']:>{len(str(steps))}}/{steps}"]
+    for name in SHOWN:
+        if name in row:
+            short = name.rpartition("/")[2].replace("mean_length", "length").replace("step_time", "seconds")
+            parts.append(f"{short} {row[name]:.3g}")
+    if "flops/update" in row:
+        parts.append(f"{human(row['flops/update'] + row['flops/sample'])}FLOP")
+    if "eval/pass@1" in row:
+        parts.append(f"| held-out pass@1 {row['eval/pass@1']:.1%} ± {row['eval/pass@1_halfwidth']:.1%}")
+        parts.append(next(f"{k[5:]} {v:.1%}" for k, v in row.items() if k.startswith("eval/maj@")))
+    return "  ".join(parts)
