@@ -1,0 +1,333 @@
+"""Accuracy against compute: measurements, curves with bands, and the files `curves.json` and `curves.csv`.
+
+Everything here is a pure function of a pool's records: no clock, no host, no order of arrival. The same pool
+gives the same bytes. Compute is counted on three axes: samples, output tokens, and FLOPs of the generator
+(the prompt's prefill once for all chains of a problem, then k chains) plus the verifier that the strategy
+uses.
+
+Knows nothing of pictures; comparisons are in `reasoning.comparisons`, training against search in
+`reasoning.iso_compute`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reasoning.errors import UserError
+from reasoning.select import Chains, Group, Selector, groups, open_selector
+from reasoning.statistics import curve_bands, t_interval, wilson
+
+Floats = NDArray[np.float64]
+
+AXES = ("samples", "output_tokens", "flops")
+_MOST_LEVELS = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measurement:
+    """One strategy on one model's chains, problem by problem.
+
+    values, error: (P, K) expected accuracy and its Monte-Carlo error. spent: axis -> (P, K). problem_ids and
+    levels (difficulty): (P,). Rows and columns of all of them agree.
+    """
+
+    model: str
+    selector: Selector
+    ks: tuple[int, ...]
+    problem_ids: tuple[str, ...]
+    levels: tuple[Any, ...]
+    values: Floats
+    error: Floats
+    spent: Mapping[str, Floats]
+
+    def column(self, k: int) -> Floats:
+        """(P,) values at ``k``."""
+        return self.values[:, self.ks.index(k)]
+
+    def rows(self, wanted: Sequence[bool] | NDArray[np.bool_]) -> Measurement:
+        """The same for some of the problems."""
+        keep = np.asarray(wanted, dtype=bool)
+        return Measurement(
+            self.model,
+            self.selector,
+            self.ks,
+            tuple(p for p, kept in zip(self.problem_ids, keep, strict=True) if kept),
+            tuple(d for d, kept in zip(self.levels, keep, strict=True) if kept),
+            self.values[keep],
+            self.error[keep],
+            {axis: spent[keep] for axis, spent in self.spent.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a curve: a mean over problems.
+
+    samples, output_tokens, flops: spent per problem; NaN where the records do not say.
+    low, high: 95% interval over problems (greedy: Wilson; k = 1: t; otherwise BCa bootstrap). band_low,
+    band_high: 95% band of the whole curve. monte_carlo_error: of the estimate itself, 0 where it is exact.
+    problems: how many the point rests on.
+    """
+
+    k: int
+    accuracy: float
+    low: float
+    high: float
+    band_low: float
+    band_high: float
+    monte_carlo_error: float
+    problems: int
+    samples: float
+    output_tokens: float
+    flops: float
+
+    def compute(self, axis: str) -> float:
+        return {"samples": self.samples, "output_tokens": self.output_tokens, "flops": self.flops}[axis]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A strategy on a model. difficulty: None for all problems. oracle: a ceiling that cannot be deployed."""
+
+    name: str
+    strategy: str
+    scorer: str
+    model: str
+    oracle: bool
+    difficulty: str | None
+    points: tuple[Point, ...]
+
+    def at(self, k: int) -> Point | None:
+        return next((point for point in self.points if point.k == k), None)
+
+
+def default_ks(some: Iterable[Sequence[Group]]) -> list[int]:
+    """Powers of two up to the number of chains that every problem of every model has."""
+    least = min((group.n for groups_ in some for group in groups_), default=0)
+    return [2**i for i in range(least.bit_length())]
+
+
+def measure(selector: Selector, model: str, some: Sequence[Group], ks: Sequence[int]) -> Measurement:
+    """Apply a selector to a model's groups. Greedy is one chain, so it has the single column k = 1."""
+    ks = (1,) if selector.name == "greedy" else tuple(ks)
+    values = selector(some, ks)
+    counts = np.array(ks, dtype=np.float64)
+    if selector.name == "greedy":
+        output = np.array([[group.greedy_output_tokens] for group in some])
+        flops = np.array([[group.prefill_flops + group.greedy_decode_flops] for group in some])
+    else:
+        output = np.array([group.output_tokens.mean() * counts for group in some])
+        flops = np.array(
+            [
+                group.prefill_flops
+                + counts * (group.decode_flops.mean() + _scoring_flops(group, selector.scorer))
+                for group in some
+            ]
+        )
+    return Measurement(
+        model=model,
+        selector=selector,
+        ks=ks,
+        problem_ids=tuple(group.problem_id for group in some),
+        levels=difficulty_levels([group.difficulty for group in some]),
+        values=values.mean,
+        error=values.error,
+        spent={"samples": np.tile(counts, (len(some), 1)), "output_tokens": output, "flops": flops},
+    )
+
+
+def _scoring_flops(group: Group, scorer: str) -> float:
+    return float(group.score_flops[scorer].mean()) if scorer else 0.0
+
+
+def difficulty_levels(difficulties: Sequence[Any]) -> tuple[str | None, ...]:
+    """Difficulties as few levels: as they are, or as ranges of about equal size where there are many
+    numbers."""
+    known = sorted({d for d in difficulties if isinstance(d, (int, float)) and d == d})
+    if len(known) <= _MOST_LEVELS:
+        return tuple(None if d is None else str(d) for d in difficulties)
+    numbers = np.array([d for d in difficulties if isinstance(d, (int, float)) and d == d], dtype=np.float64)
+    edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="lower"))
+    names: dict[int, str] = {}
+    for bin_ in range(len(edges) + 1):
+        inside = [d for d in known if np.searchsorted(edges, d) == bin_]
+        if inside:
+            names[bin_] = f"{inside[0]:g}" if len(inside) == 1 else f"{inside[0]:g} to {inside[-1]:g}"
+    return tuple(
+        names[int(np.searchsorted(edges, d))] if isinstance(d, (int, float)) and d == d else None
+        for d in difficulties
+    )
+
+
+def curve(measurement: Measurement, difficulty: str | None = None) -> Curve:
+    """The mean curve with its intervals; ``difficulty`` names the level that ``measurement`` was cut to."""
+    m, selector = measurement, measurement.selector
+    bands = curve_bands(m.values, bounds=(0.0, 1.0))
+    points = []
+    for j, k in enumerate(m.ks):
+        values, n = m.values[:, j], int(bands.problems[j])
+        known = ~np.isnan(values)
+        low, high = float(bands.low[j]), float(bands.high[j])
+        if selector.name == "greedy" and n:
+            interval = wilson(int(np.nansum(values)), n)
+            low, high = interval.low, interval.high
+        elif k == 1 and n >= 2 and np.ptp(values[known]) > 0:
+            interval = t_interval(values)
+            low, high = max(interval.low, 0.0), min(interval.high, 1.0)
+        spent = {axis: float(m.spent[axis][known, j].mean()) if n else math.nan for axis in AXES}
+        points.append(
+            Point(
+                k=k,
+                accuracy=float(bands.estimate[j]),
+                low=low,
+                high=high,
+                band_low=float(bands.band_low[j]),
+                band_high=float(bands.band_high[j]),
+                monte_carlo_error=float(np.sqrt((m.error[known, j] ** 2).sum()) / n) if n else math.nan,
+                problems=n,
+                **spent,
+            )
+        )
+    return Curve(
+        selector.label, selector.name, selector.scorer, m.model, selector.oracle, difficulty, tuple(points)
+    )
+
+
+def curves_by_difficulty(measurement: Measurement) -> list[Curve]:
+    """One curve per level of difficulty that has at least two problems, easiest first; none where all are
+    alike."""
+    levels = sorted({level for level in measurement.levels if level is not None}, key=_by_number)
+    if len(levels) < 2:
+        return []
+    cut = [(level, [other == level for other in measurement.levels]) for level in levels]
+    return [curve(measurement.rows(keep), level) for level, keep in cut if sum(keep) >= 2]
+
+
+def _by_number(level: str) -> tuple[float, str]:
+    try:
+        return float(level.split(" to ")[0]), level
+    except ValueError:
+        return math.inf, level
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """All that is measured of a pool: what every table, picture and file is made from.
+
+    groups: model -> its groups. measurements: every (model, strategy), models in the order asked for.
+    oracle: the verifier that says what is correct. scorers: name -> reads the reference.
+    """
+
+    models: tuple[str, ...]
+    oracle: str
+    scorers: Mapping[str, bool]
+    ks: tuple[int, ...]
+    groups: Mapping[str, Sequence[Group]]
+    measurements: Sequence[Measurement]
+
+    def find(self, model: str, strategy: str, scorer: str = "") -> Measurement | None:
+        return next(
+            (
+                m
+                for m in self.measurements
+                if m.model == model and m.selector.name == strategy and scorer in ("", m.selector.scorer)
+            ),
+            None,
+        )
+
+
+def measure_pool(
+    pool: Chains,
+    *,
+    oracle: str,
+    scorers: Mapping[str, bool] | None = None,
+    models: Sequence[str] | None = None,
+    ks: Sequence[int] | None = None,
+    strategies: Sequence[str] | None = None,
+) -> Measured:
+    """Measure every model and strategy of a pool.
+
+    strategies: specs for `open_selector`; None takes greedy (where drawn), the oracle ceiling, majority and,
+    for each scorer, weighted majority, best-of-n and majority-of-bests. ks: None takes `default_ks`. Raises
+    UserError for an empty pool and for names and ks that it does not have.
+    """
+    scorers = dict(scorers or {})
+    models = list(models or pool.models)
+    if not models:
+        raise UserError("The pool is empty: draw chains first (reasoning sample).")
+    grouped = {model: groups(pool, model, oracle=oracle, scorers=list(scorers)) for model in models}
+    if strategies is None:
+        drawn = any(not math.isnan(g.greedy_correct) for some in grouped.values() for g in some)
+        strategies = [*(["greedy"] if drawn else []), "pass", "majority"]
+        for scorer, sees_reference in scorers.items():
+            if not sees_reference:
+                names = ("weighted_majority", "best_of_n", "majority_of_bests")
+                strategies += [f"{name}:scorer={scorer}" for name in names]
+    selectors = [open_selector(spec, scorers) for spec in strategies]
+    wanted = tuple(sorted(set(ks or default_ks(grouped.values()))))
+    return Measured(
+        models=tuple(models),
+        oracle=oracle,
+        scorers=scorers,
+        ks=wanted,
+        groups=grouped,
+        measurements=[
+            measure(selector, model, grouped[model], wanted) for model in models for selector in selectors
+        ],
+    )
+
+
+def all_curves(measured: Measured) -> list[Curve]:
+    """Every curve over all problems, then every curve by difficulty."""
+    return [curve(m) for m in measured.measurements] + [
+        c for m in measured.measurements for c in curves_by_difficulty(m)
+    ]
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON with stable floats: ten significant digits, null for what is not a finite number."""
+    if isinstance(value, (bool, str, int)) or value is None:
+        return value
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.10g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.integer):
+        return int(value)
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return [plain(inner) for inner in value]
+
+
+def write_curves(folder: Path, curves: Sequence[Curve], extra: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write ``curves.json`` (the curves and ``extra``) and ``curves.csv`` (one row per point) into
+    ``folder``."""
+    content = {"curves": plain(curves), **plain(extra or {})}
+    text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    table = io.StringIO()
+    about = ("model", "strategy", "scorer", "oracle", "difficulty")
+    columns = list(Point.__dataclass_fields__)
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*about, *columns])
+    for c in curves:
+        for point in c.points:
+            row = [getattr(c, name) for name in about] + [plain(getattr(point, name)) for name in columns]
+            writer.writerow(["" if cell is None else cell for cell in row])
+    paths = [folder / "curves.json", folder / "curves.csv"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in zip(paths, (text, table.getvalue()), strict=True):
+        path.write_text(content, encoding="utf-8", newline="")
+    return paths
