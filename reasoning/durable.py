@@ -85,9 +85,9 @@ class AppendFile:
     Raises PoolError for a full disk or any other failure to write.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, create: bool = True):
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT * create | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._unusable = ""
         self._alone = False
         size = os.fstat(self._fd).st_size
@@ -102,9 +102,6 @@ class AppendFile:
     @property
     def size(self) -> int:
         return os.fstat(self._fd).st_size
-
-    def inode(self) -> int:
-        return os.fstat(self._fd).st_ino
 
     def read(self) -> bytes:
         return os.pread(self._fd, self.size, 0)
@@ -154,7 +151,7 @@ def try_lock(fd: int, shared: bool = False) -> bool:
 
 
 def cannot_write(path: Path, e: OSError) -> PoolError:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if e.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e):
         return PoolError(
             f"{path}: the disk is full. Everything acknowledged so far is kept; free some space and run the "
             "same command again."

@@ -1,0 +1,423 @@
+import errno
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reasoning.budget import Ledger
+from reasoning.errors import PoolError, UserError
+from reasoning.pool import Pool
+from reasoning.records import Chain, Cost, Problem, Sampling, chain_key
+from verifiers import Verdict
+
+PROBLEMS = [Problem.make(f"What is {i} + {i}?", str(2 * i), "sums", {"difficulty": i % 3}) for i in range(6)]
+S = Sampling(temperature=0.7, max_new_tokens=8, stop=("\n\n",))
+
+
+def chain(problem: Problem = PROBLEMS[0], index: int = 0, text: str = "four", **changes) -> Chain:
+    made = Chain(
+        problem_id=problem.id,
+        index=index,
+        text=text,
+        token_ids=(1, 2, index),
+        logprobs=(-0.5, float(np.float32(-0.1)), -math.inf),
+        prompt_token_ids=(7, 8),
+        model="tiny@1",
+        sampling=S,
+        cost=Cost(2, 0, 3, 0, 1e9 / 3, 0.1),
+    )
+    made = replace(made, **changes)
+    key = chain_key(made.model, made.sampling, problem.id, problem.prompt, made.index, made.parent)
+    return made if made.key else replace(made, key=key)
+
+
+def full(path: Path, n: int = 3) -> list[Chain]:
+    chains = [chain(p, i) for p in PROBLEMS for i in range(n)]
+    with Pool.open(path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append(chains)
+    return chains
+
+
+def test_everything_comes_back_live_and_sealed(tmp_path):
+    verdicts = {
+        chain().key: Verdict(1.0, "4", rule="integer", reason="equal"),
+        chain(index=1).key: Verdict(None, None, "timeout", steps=(0.1, 0.9), scored_tokens=7, flops=1e8),
+        chain(index=2).key: Verdict(0.25, "", steps=()),
+    }
+    info = {"shape": {"layers": 3}, "training": {"flops": 1e12}}
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain(index=i) for i in range(3)])
+        pool.add_verdicts("math", verdicts, oracle=True)
+        pool.add_model("tiny@1", info)
+        for _ in ("live", "sealed"):
+            assert list(pool.problems().values()) == PROBLEMS
+            assert pool.chains() == [chain(index=i) for i in range(3)]
+            assert pool.verdicts("math") == verdicts
+            assert pool.verdicts("other") == {}
+            assert pool.verifiers() == {"math": True}
+            assert pool.models() == {"tiny@1": info}
+            assert pool.samplings("tiny@1") == [S]
+            assert pool.samplings("other") == []
+            assert pool.has(chain(index=2).key)
+            assert pool.missing([chain(index=3).key, chain().key]) == [chain(index=3).key]
+            assert pool.keys() == {chain(index=i).key for i in range(3)}
+            pool.seal()
+    assert not list((tmp_path / "pool" / "wal").iterdir())
+    assert Pool.open(tmp_path, read_only=True).summary()["verdicts"] == {"math": 3}
+
+
+numbers = st.floats(width=32) | st.floats()
+texts = st.text(st.characters(), max_size=20)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=texts,
+    ids=st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple),
+    logprobs=st.lists(numbers, max_size=5).map(tuple),
+    prompt=st.lists(st.integers(0, 10), max_size=3).map(tuple),
+    finish=st.sampled_from(["stop", "length", "budget", "cancelled"]),
+    cost=st.builds(Cost, *[st.integers(0, 2**60)] * 4, st.floats(0, 1e30), st.floats(0, 1e9)),
+    metadata=st.dictionaries(texts.filter(lambda t: not any(0xD800 <= ord(c) < 0xE000 for c in t)), st.none()
+                             | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.lists(st.integers())),
+    sealed=st.booleans(),
+)  # fmt: skip
+def test_round_trip_is_exact(tmp_path_factory, text, ids, logprobs, prompt, finish, cost, metadata, sealed):
+    path = tmp_path_factory.mktemp("pool")
+    problem = Problem.make("q", metadata, "t", metadata)
+    stored = chain(
+        problem,
+        text=text,
+        token_ids=ids,
+        logprobs=logprobs,
+        prompt_token_ids=prompt,
+        finish_reason=finish,
+        cost=cost,
+    )
+    pool = Pool.open(path)
+    pool.add_problems([problem])
+    pool.append([stored])
+    if sealed:
+        pool.close()
+    with Pool.open(path, read_only=True) as again:
+        (back,) = again.chains()
+        assert again.problems() == {problem.id: problem}
+    pool.close()
+    exact = np.asarray(back.logprobs, np.float64).tobytes() == np.asarray(logprobs, np.float64).tobytes()
+    assert exact, "bit for bit, NaN and -0.0 included"
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    assert replace(back, logprobs=()) == replace(stored, logprobs=(), text=whole)
+
+
+def test_queries_are_sorted_whatever_the_order_of_arrival(tmp_path):
+    chains = [chain(p, i) for p in PROBLEMS for i in range(4)]
+    shuffled = chains.copy()
+    random.Random(1).shuffle(shuffled)
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS[:3])
+        pool.add_problems(PROBLEMS)
+        for i in range(0, len(shuffled), 5):
+            pool.append(shuffled[i : i + 5])
+            if i % 10 == 0:
+                pool.seal()
+        assert pool.chains() == chains
+        assert list(pool.problems().values()) == PROBLEMS
+        two = {PROBLEMS[4].id, PROBLEMS[1].id}
+        assert pool.chains(problem_ids=two) == [c for c in chains if c.problem_id in two]
+
+
+def test_filters(tmp_path):
+    greedy = Sampling(temperature=0, max_new_tokens=8)
+    root, other, cold = chain(), chain(model="tiny@2"), chain(sampling=greedy)
+    child = chain(parent=root.key, token_ids=(9,), logprobs=())
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([root, other, cold, child])
+        for _ in ("live", "sealed"):
+            assert set(pool.chains(model="tiny@1")) == {root, cold}
+            assert pool.chains(model="tiny@1", sampling=S) == [root]
+            assert set(pool.chains(model="tiny@1", sampling=S, continuations=True)) == {root, child}
+            assert pool.chains(model="tiny@3") == []
+            assert set(pool.samplings("tiny@1")) == {S, greedy}
+            assert pool.samplings("tiny@2") == [S]
+            assert list(pool.models()) == ["tiny@1", "tiny@2"]
+            pool.seal()
+
+
+def test_the_last_row_of_a_key_wins_across_seals_and_writers(tmp_path):
+    for text in ("one", "two", "three"):
+        with Pool.open(tmp_path) as pool:
+            pool.add_problems(PROBLEMS)
+            pool.append([chain(text="stale"), chain(text=text)])
+            pool.add_verdicts("v", {chain().key: Verdict(0.0, text)}, oracle=text != "three")
+            assert [c.text for c in pool.chains()] == [text]
+            assert pool.verdicts("v")[chain().key].answer == text
+    assert pool.verifiers() == {"v": False}
+    assert len(list(tmp_path.rglob("chains-*.parquet"))) == 3
+
+
+def test_an_unknown_verifier_is_taken_for_an_oracle(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        pool.add_verdicts("new", {})
+        pool.add_verdicts("fair", {}, oracle=False)
+        pool.add_verdicts("fair", {chain().key: Verdict(1.0)})
+        assert pool.verifiers() == {"new": True, "fair": False}
+
+
+def test_malformed_rows_are_refused_whole(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        with pytest.raises(ValueError, match="add_problems comes first"):
+            pool.append([chain()])
+        pool.add_problems(PROBLEMS)
+        with pytest.raises(ValueError, match="32 hex digits"):
+            pool.append([chain(), chain(key="x")])
+        with pytest.raises(UserError, match="plain JSON") as e:
+            pool.add_problems([PROBLEMS[0], Problem("odd", "q", {1, 2})])
+        assert "problem odd" in str(e.value)
+        assert not pool.chains()
+        assert len(pool.problems()) == len(PROBLEMS)
+
+
+def test_truncation_at_every_byte_of_the_last_record(tmp_path):
+    pool = Pool.open(tmp_path)
+    pool.add_problems(PROBLEMS)
+    pool.append([chain(index=0)])
+    (wal,) = (tmp_path / "pool" / "wal").iterdir()
+    before = wal.stat().st_size
+    pool.append([chain(index=1)])
+    data = wal.read_bytes()
+    pool._file.close()  # as a dead process would
+    for cut in range(before, len(data)):
+        wal.write_bytes(data[:cut])
+        seen = Pool.open(tmp_path, read_only=True)
+        whole = (
+            cut == len(data) - 1
+        )  # only the newline is missing: the checksum says that the record is whole
+        assert [c.index for c in seen.chains()] == ([0, 1] if whole else [0])
+    wal.write_bytes(data[: len(data) - 5])
+    with Pool.open(tmp_path) as again:
+        assert "torn record" in again.notes[0]
+        assert again.chains() == [chain(index=0)]
+        again.append([chain(index=1)])
+    with Pool.open(tmp_path) as last:
+        assert last.chains() == [chain(index=0), chain(index=1)]
+        assert not last.notes
+
+
+def test_a_damaged_record_in_the_middle_is_named_and_the_rest_is_kept(tmp_path):
+    pool = Pool.open(tmp_path)
+    pool.add_problems(PROBLEMS)
+    pool.append([chain(index=i) for i in range(3)])
+    pool._file.close()
+    (wal,) = (tmp_path / "pool" / "wal").iterdir()
+    lines = wal.read_bytes().splitlines(keepends=True)
+    lines[-2] = lines[-2].replace(b"four", b"five")
+    wal.write_bytes(b"".join(lines))
+    with Pool.open(tmp_path) as again:
+        assert [c.index for c in again.chains()] == [0, 2]
+        assert f"line {len(lines) - 1}" in again.notes[0]
+
+
+def test_truncated_manifest_loses_nothing(tmp_path):
+    """The write-ahead file goes only after the manifest's line is on the disk."""
+    chains = full(tmp_path)
+    manifest = tmp_path / "pool" / "manifest.jsonl"
+    with Pool.open(tmp_path) as pool:
+        pool.append([chain(index=9)])
+        (wal,) = (tmp_path / "pool" / "wal").iterdir()
+        data = wal.read_bytes()
+    sealed = manifest.read_bytes()
+    first = sealed.index(b"\n") + 1
+    for cut in (first, first + 1, len(sealed) - 2):
+        manifest.write_bytes(sealed[:cut])
+        wal.write_bytes(data)
+        with Pool.open(tmp_path) as again:
+            assert again.chains() == sorted([*chains, chain(index=9)], key=lambda c: again_order(c))
+        assert manifest.read_bytes() == sealed
+        assert not wal.exists()
+    wal.write_bytes(data)  # killed between the line and the unlink
+    with Pool.open(tmp_path) as again:
+        assert len(again.chains()) == len(chains) + 1
+    assert not wal.exists()
+
+
+def again_order(c: Chain) -> tuple[int, int]:
+    return [p.id for p in PROBLEMS].index(c.problem_id), c.index
+
+
+def test_a_damaged_shard_is_named_with_what_to_do(tmp_path):
+    chains = full(tmp_path)
+    with Pool.open(tmp_path) as pool:
+        pool.append([chain(index=9)])
+    shard = max(tmp_path.rglob("chains-*.parquet"))
+    good = shard.read_bytes()
+    shard.write_bytes(good[:50] + bytes(8) + good[58:])
+    with pytest.raises(PoolError, match="Its 1 rows are lost") as e:
+        Pool.open(tmp_path, read_only=True).chains()
+    assert str(shard) in str(e.value)
+    assert "\n" not in str(e.value)
+    shard.unlink()
+    with Pool.open(tmp_path) as again:
+        assert again.chains() == chains
+        assert not again.has(chain(index=9).key)
+        assert "is missing: its 1 rows" in again.notes[0]
+
+
+def test_a_full_disk_loses_nothing_acknowledged(tmp_path, monkeypatch):
+    pool = Pool.open(tmp_path)
+    pool.add_problems(PROBLEMS)
+    pool.append([chain(index=0)])
+    real = os.write
+
+    def full_disk(fd, data):
+        real(fd, bytes(data)[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "write", full_disk)
+        with pytest.raises(PoolError, match="disk is full") as e:
+            pool.append([chain(index=1)])
+        assert "\n" not in str(e.value)
+    assert pool.chains() == [chain(index=0)]
+    pool.append([chain(index=2)])
+    with monkeypatch.context() as m:
+        m.setattr(pq, "write_table", lambda *a, **k: full_disk(os.open(os.devnull, os.O_WRONLY), b""))
+        pool.close()
+    assert "disk is full" in pool.notes[0]
+    assert not list(tmp_path.rglob("*.parquet"))
+    with Pool.open(tmp_path) as again:
+        assert again.chains() == [chain(index=0), chain(index=2)]
+        assert not again.notes
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+def test_a_really_full_disk(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mount is not permitted here")
+    try:
+        pool = Pool.open(tmp_path)
+        pool.add_problems(PROBLEMS)
+        acknowledged = []
+
+        def fill() -> None:
+            for i in range(10_000):
+                pool.append([chain(index=i, text="x" * 2000)])
+                acknowledged.append(chain(index=i, text="x" * 2000))
+
+        with pytest.raises(PoolError, match="disk is full"):
+            fill()
+        assert len(acknowledged) > 50
+        pool.close()
+        assert Pool.open(tmp_path, read_only=True).chains() == acknowledged
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_two_writers_at_once(tmp_path):
+    with Pool.open(tmp_path) as a, Pool.open(tmp_path, segment_bytes=2000) as b:
+        a.add_problems(PROBLEMS)
+        b.add_problems(PROBLEMS)
+
+        def write(pool: Pool, indices: range) -> None:
+            for i in indices:
+                pool.append([chain(PROBLEMS[i % 6], i)])
+
+        threads = [
+            threading.Thread(target=write, args=(p, r)) for p, r in ((a, range(60)), (b, range(30, 90)))
+        ]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        a.refresh()
+        assert len(a.chains()) == 90
+        assert list(a.problems().values()) == PROBLEMS
+    with Pool.open(tmp_path) as last:
+        assert last.keys() == {chain(PROBLEMS[i % 6], i).key for i in range(90)}
+        assert sorted(c.index for c in last.chains()) == list(range(90))
+        assert not last.notes
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_pool import PROBLEMS, chain
+from reasoning.pool import Pool
+pool = Pool.open(sys.argv[1], segment_bytes=6000)
+pool.add_problems(PROBLEMS)
+have = len(pool.keys())
+print("ready", flush=True)
+for i in range(have, have + 5000, 3):
+    pool.append([chain(PROBLEMS[k % 6], k, "text " * (k % 50)) for k in range(i, i + 3)])
+    print(i + 3, flush=True)
+"""
+
+
+def test_kill_at_random_moments_loses_nothing_acknowledged(tmp_path):
+    rng = random.Random(0)
+    acknowledged = 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.001, 0.15))
+        process.send_signal(signal.SIGKILL)
+        said = process.stdout.read().rsplit("\n", 1)[0].split()
+        process.stdout.close()
+        process.wait()
+        acknowledged = max([acknowledged, *map(int, said)])
+        with Pool.open(tmp_path, read_only=True) as pool:
+            chains = pool.chains()
+        assert len(chains) >= acknowledged
+        expected = [chain(PROBLEMS[k % 6], k, "text " * (k % 50)) for k in range(len(chains))]
+        assert chains == sorted(expected, key=again_order)
+    assert acknowledged > 50
+
+
+def test_charges_are_kept_with_the_chains_they_paid_for(tmp_path):
+    ledger = Ledger()
+    charge = ledger.charge(Cost(output_tokens=3), 1, phase="sample")
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain()], charges=[charge])
+        assert pool.charges() == [charge]
+    assert Pool.open(tmp_path, read_only=True).charges() == [charge]
+
+
+def test_opening(tmp_path):
+    with pytest.raises(UserError, match="No pool at"):
+        Pool.open(tmp_path / "none", create=False)
+    with pytest.raises(UserError, match="No pool at"):
+        Pool.open(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        Pool.open(file)
+    full(tmp_path / "run")
+    direct, by_run = Pool.open(tmp_path / "run" / "pool"), Pool.open(tmp_path / "run")
+    assert direct.path == by_run.path == tmp_path / "run" / "pool"
+    with pytest.raises(PoolError, match="reading only"):
+        Pool.open(tmp_path / "run", read_only=True).append([chain()])
+    (tmp_path / "run" / "pool" / "pool.json").write_text('{"format": 99}')
+    with pytest.raises(PoolError, match="format 99"):
+        Pool.open(tmp_path / "run")
