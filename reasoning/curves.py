@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasoning.errors import UserError
-from reasoning.select import Chains, Group, Selector, groups, open_selector
+from reasoning.select import Group, Records, Selector, groups, open_selector
 from reasoning.statistics import curve_bands, t_interval, wilson
 
 Floats = NDArray[np.float64]
@@ -225,7 +225,8 @@ class Measured:
     """All that is measured of a pool: what every table, picture and file is made from.
 
     groups: model -> its groups. measurements: every (model, strategy), models in the order asked for.
-    oracle: the verifier that says what is correct. scorers: name -> reads the reference.
+    oracle: the verifier that says what is correct. scorers: name -> reads the reference. training: model ->
+    FLOPs of its training beyond what all models share, None where that is not recorded.
     """
 
     models: tuple[str, ...]
@@ -233,6 +234,7 @@ class Measured:
     scorers: Mapping[str, bool]
     ks: tuple[int, ...]
     groups: Mapping[str, Sequence[Group]]
+    training: Mapping[str, float | None]
     measurements: Sequence[Measurement]
 
     def find(self, model: str, strategy: str, scorer: str = "") -> Measurement | None:
@@ -247,44 +249,54 @@ class Measured:
 
 
 def measure_pool(
-    pool: Chains,
+    pool: Records,
     *,
     oracle: str,
-    scorers: Mapping[str, bool] | None = None,
+    scorers: Sequence[str] = (),
     models: Sequence[str] | None = None,
     ks: Sequence[int] | None = None,
     strategies: Sequence[str] | None = None,
 ) -> Measured:
     """Measure every model and strategy of a pool.
 
-    strategies: specs for `open_selector`; None takes greedy (where drawn), the oracle ceiling, majority and,
-    for each scorer, weighted majority, best-of-n and majority-of-bests. ks: None takes `default_ks`. Raises
+    models: None takes all, the one that training cost least first. strategies: specs for `open_selector`;
+    None takes greedy (where drawn), the oracle ceiling, majority and, for each scorer that does not read the
+    reference, weighted majority, best-of-n and majority-of-bests. ks: None takes `default_ks`. Raises
     UserError for an empty pool and for names and ks that it does not have.
     """
-    scorers = dict(scorers or {})
-    models = list(models or pool.models)
+    known = pool.models()
+    models = list(models or sorted(known, key=lambda m: (training_flops(known[m]) or 0.0, m)))
     if not models:
         raise UserError("The pool is empty: draw chains first (reasoning sample).")
-    grouped = {model: groups(pool, model, oracle=oracle, scorers=list(scorers)) for model in models}
+    grouped = {model: groups(pool, model, oracle=oracle, scorers=scorers) for model in models}
+    flags = {name: pool.verifiers()[name] for name in scorers}
     if strategies is None:
         drawn = any(not math.isnan(g.greedy_correct) for some in grouped.values() for g in some)
         strategies = [*(["greedy"] if drawn else []), "pass", "majority"]
-        for scorer, sees_reference in scorers.items():
+        for scorer, sees_reference in flags.items():
             if not sees_reference:
                 names = ("weighted_majority", "best_of_n", "majority_of_bests")
                 strategies += [f"{name}:scorer={scorer}" for name in names]
-    selectors = [open_selector(spec, scorers) for spec in strategies]
+    selectors = [open_selector(spec, flags) for spec in strategies]
     wanted = tuple(sorted(set(ks or default_ks(grouped.values()))))
     return Measured(
         models=tuple(models),
         oracle=oracle,
-        scorers=scorers,
+        scorers=flags,
         ks=wanted,
         groups=grouped,
+        training={model: training_flops(known[model]) for model in models},
         measurements=[
             measure(selector, model, grouped[model], wanted) for model in models for selector in selectors
         ],
     )
+
+
+def training_flops(info: Mapping[str, Any]) -> float | None:
+    """FLOPs that a model's training cost beyond what the models it is compared with share; None: not
+    recorded."""
+    flops = info.get("training", {}).get("flops")
+    return None if flops is None else float(flops)
 
 
 def all_curves(measured: Measured) -> list[Curve]:

@@ -26,15 +26,14 @@ from verifiers.base import Verdict
 Floats = NDArray[np.float64]
 
 
-class Chains(Protocol):
-    """What is read of a pool."""
+class Records(Protocol):
+    """What is read of a pool (`reasoning.pool.Pool` is one)."""
 
-    @property
     def problems(self) -> Mapping[str, Problem]: ...
-    @property
     def models(self) -> Mapping[str, Mapping[str, Any]]: ...
-    def chains(self, *, model: str | None = None) -> Sequence[Chain]: ...
-    def verdicts(self, name: str) -> Mapping[str, Verdict]: ...
+    def verifiers(self) -> Mapping[str, bool]: ...
+    def chains(self, model: str | None = None) -> Sequence[Chain]: ...
+    def verdicts(self, verifier: str) -> Mapping[str, Verdict]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,29 +228,34 @@ def open_selector(spec: str, scorers: Mapping[str, bool] | None = None) -> Selec
 
 
 def groups(
-    pool: Chains,
+    pool: Records,
     model: str,
     sampling: Sampling | None = None,
     oracle: str = "numeric",
     scorers: Sequence[str] = (),
 ) -> list[Group]:
-    """One `Group` per problem that ``model`` drew chains for, by problem id.
+    """One `Group` per problem that ``model`` drew chains for, in the pool's order.
 
     sampling: the one to use; None takes the one with the most chains at a temperature above 0 (or the greedy
-    one, where there is nothing else). oracle: the verifier whose verdicts say what is correct and what is
-    the answer. Chains that continue another chain are left out. Raises UserError for an unknown model, for a
-    pool without chains and for a verifier that judged none of them.
+    one, where there is nothing else). oracle: the verifier whose verdicts say what is correct and what the
+    answer is. Chains that continue another chain are left out. Raises UserError for an unknown model, for a
+    pool without chains, and for a verifier that judged none of them.
     """
-    if not pool.models:
+    models, known = pool.models(), pool.verifiers()
+    if not models:
         raise UserError("The pool is empty: draw chains first (reasoning sample).")
-    if model not in pool.models:
-        raise unknown("model", model, pool.models)
-    chains = [chain for chain in pool.chains(model=model) if not chain.parent]
-    if not chains:
-        raise UserError(f"The pool has no chains of {model!r}: draw some first (reasoning sample).")
+    if model not in models:
+        raise unknown("model", model, models)
+    for name in (oracle, *scorers):
+        if not known:
+            raise UserError("The pool has no verdicts yet: run reasoning verify first.")
+        if name not in known:
+            raise unknown("verifier", name, known, f"the pool has verdicts of: {', '.join(sorted(known))}")
     sampled: dict[Sampling, list[Chain]] = {}
-    for chain in chains:
+    for chain in pool.chains(model=model):
         sampled.setdefault(chain.sampling, []).append(chain)
+    if not sampled:
+        raise UserError(f"The pool has no chains of {model!r}: draw some first (reasoning sample).")
     if sampling is None:
         sampling = max(sampled, key=lambda s: (not s.greedy, len(sampled[s]), digest(s.to_json())))
     elif sampling not in sampled:
@@ -260,7 +264,7 @@ def groups(
     for name, judged in verdicts.items():
         if not any(chain.key in judged for chain in sampled[sampling]):
             raise UserError(f"The pool has no verdicts of {name!r} on {model!r}: run reasoning verify first.")
-    shape = pool.models[model].get("shape")
+    shape = models[model].get("shape")
     shape = ModelShape.from_json(shape) if shape else None
     greedy = {chain.problem_id: chain for s, some in sampled.items() if s.greedy for chain in some}
     by_problem: dict[str, list[Chain]] = {}
@@ -268,14 +272,15 @@ def groups(
         by_problem.setdefault(chain.problem_id, []).append(chain)
     return [
         _group(
-            pool.problems[pid],
-            sorted(some, key=lambda c: c.index),
-            greedy.get(pid),
+            problem,
+            sorted(by_problem[id], key=lambda c: c.index),
+            greedy.get(id),
             verdicts[oracle],
             {name: verdicts[name] for name in scorers},
             shape,
         )
-        for pid, some in sorted(by_problem.items())
+        for id, problem in pool.problems().items()
+        if id in by_problem
     ]
 
 

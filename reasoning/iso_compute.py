@@ -1,0 +1,246 @@
+"""Train more or search more? Training spread over the queries it serves, plus search, on one axis.
+
+A model whose training cost T FLOPs more than the base, asked Q queries, spends T/Q + (search) per query; the
+base spends its search alone. The break-even Q at an accuracy is T / (base's search - trained model's search),
+both at the cheapest deployable strategy that reaches it. Oracle strategies are left out: nobody can deploy
+them.
+Between two measured ks of a strategy its chords are used: drawing either k by chance meets any point on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reasoning.curves import Floats, Measured, Measurement
+from reasoning.statistics import LEVEL, REPLICATES, resampled_means
+
+POINT = 0.01
+"""The base counts as matched one point below its best: where its curve is flat, its last tenth of a point
+would otherwise decide what it costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Where a trained model becomes cheaper than the base at equal accuracy.
+
+    verdict: "break_even" (cheaper from ``queries`` on), "never" (the trained model's search is no cheaper, or
+    it does not get there; queries infinite) or "base_never" (the base does not get there; queries 0).
+    base_flops, trained_flops: search per query; infinite where the accuracy is not reached. low, high: 95%
+    bootstrap interval of ``queries`` over problems (infinite: in that share of replicates it never pays off).
+    """
+
+    model: str
+    accuracy: float
+    base_flops: float
+    trained_flops: float
+    training_flops: float
+    queries: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierPoint:
+    """A way to spend: total FLOPs per query (training's share included) and what it reaches."""
+
+    flops: float
+    accuracy: float
+    model: str
+    strategy: str
+    k: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """The best that a model reaches with a given search spend: (flops, accuracy) ascending, both (N,)."""
+
+    model: str
+    training_flops: float
+    flops: Floats
+    accuracy: Floats
+
+    def reached(self, flops: Floats) -> Floats:
+        """Accuracy for a search spend; NaN below the cheapest answer."""
+        out = np.interp(flops, self.flops, self.accuracy)
+        return np.where(np.asarray(flops) < self.flops[0], np.nan, out)
+
+
+@dataclass(frozen=True, slots=True)
+class IsoCompute:
+    """The whole analysis. base: the model that the others are held against.
+
+    headline: per trained model, at one point below the base's best. by_accuracy: per trained model and whole
+    point of accuracy. frontiers: queries -> the points that nothing cheaper beats.
+    """
+
+    base: str
+    headline: tuple[BreakEven, ...]
+    by_accuracy: tuple[BreakEven, ...]
+    frontiers: dict[float, tuple[FrontierPoint, ...]]
+    envelopes: tuple[Envelope, ...]
+
+
+def iso_compute(measured: Measured) -> IsoCompute | None:
+    """The analysis of a pool, or None where no model has a training cost or FLOPs are not known."""
+    costs = {model: cost for model, cost in measured.training.items() if cost is not None}
+    usable = {model: _deployable(measured, model) for model in costs}
+    costs = {model: cost for model, cost in costs.items() if usable[model]}
+    if len(costs) < 2:
+        return None
+    base = min(costs, key=lambda m: costs[m])
+    extra = {model: cost - costs[base] for model, cost in costs.items()}
+    trained = [model for model in costs if extra[model] > 0]
+    if not trained:
+        return None
+    curves = {model: [_mean_curve(m) for m in usable[model]] for model in costs}
+    envelopes = tuple(_envelope(model, extra[model], curves[model]) for model in (base, *trained))
+    headline = tuple(
+        _headline(model, extra[model], usable[base], usable[model], envelopes[0]) for model in trained
+    )
+    lowest = min(curve[1][0] for curve in curves[base])
+    highest = max(envelope.accuracy[-1] for envelope in envelopes)
+    grid = np.arange(math.ceil(lowest * 100), math.floor(highest * 100 + 1e-9) + 1) / 100
+    by_accuracy = tuple(
+        _at_accuracy(model, extra[model], float(a), _cheapest(curves[base], a), _cheapest(curves[model], a))
+        for model in trained
+        for a in grid
+    )
+    frontiers = {
+        float(queries): _frontier(usable, extra, float(queries)) for queries in query_decades(envelopes)
+    }
+    return IsoCompute(base, headline, by_accuracy, frontiers, envelopes)
+
+
+def query_decades(envelopes: Sequence[Envelope]) -> Floats:
+    """Powers of ten from where training dwarfs all search to where its share is lost in one chain."""
+    training = [e.training_flops for e in envelopes if e.training_flops > 0]
+    most, least = max(e.flops[-1] for e in envelopes), min(e.flops[0] for e in envelopes)
+    first = max(math.floor(math.log10(min(training) / most)) - 1, 0)
+    last = max(math.ceil(math.log10(max(training) / least)) + 1, first + 1)
+    return np.array([10.0**power for power in range(first, last + 1)])
+
+
+# --- pieces -------------------------------------------------------------------------------------------------
+
+
+def _deployable(measured: Measured, model: str) -> list[Measurement]:
+    return [
+        m
+        for m in measured.measurements
+        if m.model == model
+        and not m.selector.oracle
+        and not np.isnan(m.spent["flops"]).any()
+        and not np.isnan(m.values).all(axis=0).any()
+    ]
+
+
+def _mean_curve(m: Measurement) -> tuple[Floats, Floats]:
+    return m.spent["flops"].mean(axis=0), np.nanmean(m.values, axis=0)
+
+
+def _envelope(model: str, training: float, curves: Sequence[tuple[Floats, Floats]]) -> Envelope:
+    """Best of all strategies at every spend at which one of them has a point or passes one."""
+    grid = np.unique(np.concatenate([flops for flops, _ in curves]))
+    best = np.full(len(grid), -np.inf)
+    for flops, accuracy in curves:
+        inside = grid >= flops[0]
+        best[inside] = np.maximum(best[inside], np.interp(grid[inside], flops, accuracy))
+    return Envelope(model, training, grid, np.maximum.accumulate(best))
+
+
+def _cheapest(curves: Sequence[tuple[Floats, Floats]], accuracy: float) -> float:
+    """FLOPs of the cheapest way to ``accuracy``; infinite where none reaches it."""
+    return min(
+        float(_reach(flops[None, :], values[None, :], np.array([accuracy]))[0]) for flops, values in curves
+    )
+
+
+def _reach(flops: Floats, accuracy: Floats, target: Floats) -> Floats:
+    """Where curves (B, K) first reach their targets (B,), along their chords; infinite where they do not."""
+    there = accuracy >= target[:, None] - 1e-12
+    first = np.argmax(there, axis=1)
+    row = np.arange(len(target))
+    before = np.maximum(first - 1, 0)
+    rise = accuracy[row, first] - accuracy[row, before]
+    share = np.where(rise > 0, (target - accuracy[row, before]) / np.where(rise > 0, rise, 1.0), 1.0)
+    share = np.clip(share, 0.0, 1.0)
+    spend = flops[row, before] + share * (flops[row, first] - flops[row, before])
+    return np.where(there.any(axis=1), spend, np.inf)
+
+
+def _queries(training: Floats | float, base: Floats, trained: Floats) -> Floats:
+    """Break-even queries: 0 where the base never gets there or training is free, infinite where it never
+    pays."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        queries = training / (base - trained)
+    queries = np.where(base > trained, queries, np.inf)
+    return np.where(np.isinf(base) & np.isfinite(trained), 0.0, queries)
+
+
+def _at_accuracy(
+    model: str, training: float, accuracy: float, base: float, trained: float, low=math.nan, high=math.nan
+) -> BreakEven:
+    queries = float(_queries(training, np.array(base), np.array(trained)))
+    verdict = "base_never" if queries == 0 else "break_even" if math.isfinite(queries) else "never"
+    return BreakEven(model, accuracy, base, trained, training, queries, low, high, verdict)
+
+
+def _headline(
+    model: str,
+    training: float,
+    base: Sequence[Measurement],
+    trained: Sequence[Measurement],
+    envelope: Envelope,
+) -> BreakEven:
+    """At one point below the base's best, with an interval: problems are resampled, and in each replicate the
+    base's best, what both cost there and the break-even are found anew."""
+    target = float(envelope.accuracy[-1]) - POINT
+    at = _at_accuracy(
+        model,
+        training,
+        target,
+        _cheapest([_mean_curve(m) for m in base], target),
+        _cheapest([_mean_curve(m) for m in trained], target),
+    )
+    shared = sorted(set(base[0].problem_ids) & set(trained[0].problem_ids))
+    if len(shared) < 2:
+        return at
+    replicates = [[_replicates(m, shared) for m in side] for side in (base, trained)]
+    targets = np.max([accuracy.max(axis=1) for _, accuracy in replicates[0]], axis=0) - POINT
+    spend = [np.min([_reach(f, a, targets) for f, a in side], axis=0) for side in replicates]
+    queries = np.sort(_queries(training, *spend))
+    ends = [queries[round(share * (len(queries) - 1))] for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    return _at_accuracy(
+        model, training, target, at.base_flops, at.trained_flops, float(ends[0]), float(ends[1])
+    )
+
+
+def _replicates(m: Measurement, problem_ids: Sequence[str]) -> tuple[Floats, Floats]:
+    """(flops, accuracy), each (B, K), of the same resamplings of the same problems for every measurement."""
+    place = {id: i for i, id in enumerate(m.problem_ids)}
+    rows = [place[id] for id in problem_ids]
+    flops = resampled_means(m.spent["flops"][rows], REPLICATES)
+    return flops, np.nan_to_num(resampled_means(m.values[rows], REPLICATES), nan=0.0)
+
+
+def _frontier(
+    usable: dict[str, list[Measurement]], extra: dict[str, float], queries: float
+) -> tuple[FrontierPoint, ...]:
+    """The measured points that no cheaper one beats, cheapest first."""
+    points = [
+        FrontierPoint(float(spend) + extra[model] / queries, float(value), model, m.selector.label, k)
+        for model, measurements in usable.items()
+        for m in measurements
+        for k, spend, value in zip(m.ks, *_mean_curve(m), strict=True)
+    ]
+    best, kept = -math.inf, []
+    for point in sorted(points, key=lambda p: (p.flops, -p.accuracy, p.model, p.strategy, p.k)):
+        if point.accuracy > best:
+            best = point.accuracy
+            kept.append(point)
+    return tuple(kept)
