@@ -1,1 +1,63 @@
+"""Engines: what turns a problem into sampled chains of thought. `open_engine` finds one by its spec.
 
+transformers:PATH_OR_HUB_ID   embedded default; the bare path of an existing folder means the same
+vllm:PATH_OR_HUB_ID           vLLM in this process (extra "vllm")
+replay:PATH                   recorded chains
+path/to/file.py:name          your own: an engine, or a function (**options) that returns one
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from reasoning.engines.base import Engine
+from reasoning.errors import UserError, unknown
+from reasoning.spec import Spec, is_user_code, load_user_code, parse_spec
+
+# Each module is imported when its engine is opened, so that naming an engine costs nothing.
+ENGINES = {
+    "replay": ("reasoning.engines.replay", "ReplayEngine"),
+    "transformers": ("reasoning.engines.transformers", "TransformersEngine"),
+    "vllm": ("reasoning.engines.vllm", "VLLMEngine"),
+}
+
+__all__ = ["ENGINES", "Engine", "open_engine"]
+
+
+def open_engine(spec: str, **options: Any) -> Engine:
+    """The engine that ``spec`` names, e.g. "transformers:Qwen/Qwen3-0.6B:dtype=bfloat16,max_rows=64".
+
+    options: the same keys as behind the spec's last colon, where one given in the spec wins. Raises UserError for
+    an unknown engine, option or model, MissingExtra where an optional package is missing.
+    """
+    if is_user_code(spec):
+        return _from_user_code(spec, options)
+    parsed = Spec(spec, "transformers", spec) if Path(spec).is_dir() else parse_spec(spec)
+    if parsed.name not in ENGINES:
+        raise unknown("engine", parsed.name, ENGINES)
+    if not parsed.argument:
+        raise UserError(f"{spec!r} does not say which model or file: write {parsed.name}:PATH.")
+    module, name = ENGINES[parsed.name]
+    opener = getattr(import_module(module), name).open
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(opener).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for key in options:
+        if key not in defaults:
+            raise unknown(f"option of {parsed.name!r}", key, defaults)
+    return opener(parsed.argument, **parsed.take({**defaults, **options}))
+
+
+def _from_user_code(spec: str, options: dict[str, Any]) -> Engine:
+    found = load_user_code(spec)
+    engine = found(**options) if isinstance(found, type) or not isinstance(found, Engine) else found
+    if not isinstance(engine, Engine):
+        raise UserError(
+            f"{spec!r} is not an engine: it lacks one of model, shape, generate, worst_case, close."
+        )
+    return engine

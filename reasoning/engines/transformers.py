@@ -1,0 +1,304 @@
+"""The embedded engine: any Hugging Face causal language model, on a CPU or a GPU, inside this process.
+
+Turns problems into token ids and sampled ids into chains with their cost. The sampling loop is in batch.py, the
+models' forward passes in forward.py and llama.py. Knows nothing of pools, budgets or verifiers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasoning.engines.batch import Batch, Finished, Request, StopRule
+from reasoning.engines.forward import open_forward
+from reasoning.errors import UserError
+from reasoning.flops import ModelShape
+from reasoning.records import Chain, Cost, Draw, chain_key, chain_seed
+
+CHAT = ("auto", "yes", "no")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TransformersEngine:
+    """An `Engine` around a live module and its tokenizer.
+
+    name, version: the identity "name@version"; change the version with `set_version` when the weights change,
+    and call `refresh` then. chat: "yes" wraps a prompt in the tokenizer's chat template, "no" does not, "auto"
+    does if there is one. max_rows: chains stepped at once. memory_bytes: limit on keys and values (default: a
+    quarter of a CPU's memory, four fifths of what is free on a GPU).
+
+    On a CPU in float32 a chain's tokens and log-probabilities are the same, bit for bit, whatever else is drawn.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        version: str,
+        max_rows: int = 512,
+        chat: str = "auto",
+        memory_bytes: int | None = None,
+    ):
+        if chat not in CHAT:
+            raise UserError(f"chat={chat!r} is not one of {', '.join(CHAT)}.")
+        if max_rows < 1:
+            raise UserError(f"max_rows must be 1 or above, not {max_rows}.")
+        template = getattr(tokenizer, "chat_template", None)
+        if chat == "yes" and not template:
+            raise UserError(f"chat=yes, but the tokenizer of {name} has no chat template.")
+        self.module = module
+        self.tokenizer = tokenizer
+        self.shape: ModelShape | None = ModelShape.from_config(module.config)
+        self.max_rows = max_rows
+        self.chat = bool(template) and chat != "no"
+        self.name = name
+        self.model = f"{name}@{version}"
+        self._memory_bytes = memory_bytes
+        self._forward = _evaluating(module, lambda: open_forward(module))
+        self._end_ids = _end_ids(module, tokenizer)
+        self._limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        self._stop_rules: dict[tuple[str, ...], StopRule] = {}
+        self._token_texts: list[str] = []
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_rows: int = 512,
+        chat: str = "auto",
+        memory_gb: float = 0.0,
+    ) -> TransformersEngine:
+        """Load a local folder or a hub id (safetensors only, no code from the repository).
+
+        device: "auto" takes a GPU if there is one. dtype: "auto" is float32 on a CPU and the checkpoint's own on a
+        GPU. memory_gb: limit on keys and values, 0 for the default. Raises UserError when there is no model there.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device={device}, but no CUDA device is available; use device=cpu.")
+        if dtype not in ("auto", *DTYPES):
+            raise UserError(f"dtype={dtype!r} is not one of auto, {', '.join(DTYPES)}.")
+        wanted = DTYPES.get(dtype) or (torch.float32 if device == "cpu" else "auto")
+        folder = Path(source)
+        local = folder.exists()
+        if local and not (folder / "config.json").is_file():
+            raise UserError(f"{source} is not a model folder: it has no config.json.")
+        if local and not any(folder.glob("*.safetensors")):
+            raise UserError(f"{source} is not a model folder: it has no *.safetensors file.")
+        if not local and str(source).count("/") != 1:
+            raise UserError(
+                f"No model folder {str(source)!r} (and no hub id, which has the form owner/name)."
+            )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            module: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=wanted, use_safetensors=True, trust_remote_code=False
+            )
+        except Exception as error:  # whatever the loaders raise, it means the same to the user
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"Cannot load a causal language model from {str(source)!r}: {reason}") from error
+        module.to(device)
+        module.eval()
+        if local:
+            name, version = _folder_name(folder), weights_digest(folder)
+        else:
+            name, version = str(source), str(getattr(module.config, "_commit_hash", None) or "main")[:12]
+        memory = int(memory_gb * 2**30) or None
+        return cls(
+            module, tokenizer, name=name, version=version, max_rows=max_rows, chat=chat, memory_bytes=memory
+        )
+
+    def set_version(self, version: str) -> None:
+        self.model = f"{self.name}@{version}"
+
+    def refresh(self) -> None:
+        """Take over the module's weights after they were changed in place (the trainer's job, each step)."""
+        self._forward.refresh()
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
+        if self.chat:
+            messages = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self.tokenizer(prompt)["input_ids"]
+        if (
+            ids and ids[-1] in self._end_ids
+        ):  # a tokenizer that closes every text would end the chain before it began
+            plain = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if not plain or plain[-1] != ids[-1]:
+                ids = ids[:-1]
+        return tuple(ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def generate(self, draws: Sequence[Draw]) -> Iterator[Chain]:
+        """Yield the chains of ``draws`` as they finish.
+
+        A stop string counts when it appears in the new text (not across the end of ``prefix``). A chain that
+        reaches the model's context ends with "length". Raises UserError for a prompt that fills the context,
+        EngineError for a model whose numbers are not finite.
+        """
+        requests = [self._request(draw) for draw in draws]
+        batch = Batch(
+            self._forward,
+            requests,
+            self._end_ids,
+            self._stop_rule,
+            self.max_rows,
+            self._memory_bytes or _room(self._forward.device),
+        )
+        while not batch.done:
+            # Nothing is switched while the caller holds the generator, only within a step.
+            for finished in _evaluating(self.module, batch.advance):
+                yield self._chain(finished)
+
+    def worst_case(self, draw: Draw) -> Cost:
+        prompt = self._shown(draw)
+        limit = self._new_tokens(prompt, draw)
+        count = len(draw.indices)
+        if not count:
+            return Cost()
+        return self._cost(len(prompt), limit, True) + Cost(
+            cached_tokens=len(prompt) * (count - 1),
+            output_tokens=limit * (count - 1),
+            flops=self._flops(len(prompt), limit) * (count - 1),
+        )
+
+    def close(self) -> None:
+        if self._forward.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _shown(self, draw: Draw) -> tuple[int, ...]:
+        return self.encode(draw.problem.prompt) + draw.prefix
+
+    def _new_tokens(self, prompt: tuple[int, ...], draw: Draw) -> int:
+        room = self._limit - len(prompt)
+        if not prompt:
+            raise UserError(f"The prompt of problem {draw.problem.id} has no tokens.")
+        if room < 1:
+            raise UserError(
+                f"The prompt of problem {draw.problem.id} has {len(prompt)} tokens; "
+                f"{self.name} reads at most {self._limit}, the answer included."
+            )
+        return min(draw.sampling.max_new_tokens, room)
+
+    def _request(self, draw: Draw) -> Request:
+        prompt = self._shown(draw)
+        keys = [
+            chain_key(self.model, draw.sampling, draw.problem.id, draw.problem.prompt, index, draw.parent)
+            for index in draw.indices
+        ]
+        names = [
+            (draw, prompt, index, key, rank == 0)
+            for rank, (index, key) in enumerate(zip(draw.indices, keys, strict=True))
+        ]
+        return Request(
+            prompt, draw.sampling, self._new_tokens(prompt, draw), names, [chain_seed(key) for key in keys]
+        )
+
+    def _chain(self, finished: Finished) -> Chain:
+        draw, prompt, index, key, first = finished.name
+        return Chain(
+            problem_id=draw.problem.id,
+            index=index,
+            text=self.decode(finished.token_ids),
+            token_ids=finished.token_ids,
+            logprobs=finished.logprobs,
+            prompt_token_ids=prompt,
+            finish_reason=finished.reason,
+            model=self.model,
+            sampling=draw.sampling,
+            key=key,
+            parent=draw.parent,
+            cost=self._cost(len(prompt), len(finished.token_ids), first),
+        )
+
+    def _cost(self, prompt_tokens: int, output_tokens: int, first: bool) -> Cost:
+        """Of one chain; the first of a draw carries the prompt, its siblings reuse it."""
+        flops = self._flops(prompt_tokens, output_tokens)
+        if not first:
+            return Cost(cached_tokens=prompt_tokens, output_tokens=output_tokens, flops=flops)
+        if self.shape is not None:
+            flops += self.shape.prefill_flops(prompt_tokens)
+        return Cost(prompt_tokens=prompt_tokens, output_tokens=output_tokens, flops=flops)
+
+    def _flops(self, prompt_tokens: int, output_tokens: int) -> float:
+        return 0.0 if self.shape is None else self.shape.decode_flops(prompt_tokens, output_tokens)
+
+    def _stop_rule(self, stop: tuple[str, ...]) -> StopRule:
+        """A token can complete a stop string only if its text holds the string's last character. Tokens that are
+        part of a character, and spaces (which tokenizers write in many ways), are always looked at."""
+        if stop not in self._stop_rules:
+            if not self._token_texts:
+                self._token_texts = [self.decode([i]) for i in range(self._forward.vocab)]
+            last = {text[-1] for text in stop if text}
+            spaces = any(character.isspace() for character in last)
+            may_end = np.array(
+                [spaces or "\ufffd" in text or not last.isdisjoint(text) for text in self._token_texts],
+                np.bool_,
+            )
+            self._stop_rules[stop] = StopRule(may_end, lambda ids: any(s in self.decode(ids) for s in stop))
+        return self._stop_rules[stop]
+
+
+def weights_digest(folder: Path) -> str:
+    """12 hex digits of the content of the safetensors files in ``folder``."""
+    state = hashlib.blake2b(digest_size=6)
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            state.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).digest())
+    return state.hexdigest()
+
+
+def _folder_name(folder: Path) -> str:
+    """The folder's name; its parent's where it is just called "model"."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def _evaluating(module: Any, work: Any) -> Any:
+    """``work()`` with dropout off; the module's mode is put back."""
+    training = module.training
+    if training:
+        module.eval()
+    try:
+        return work()
+    finally:
+        if training:
+            module.train()
+
+
+def _end_ids(module: Any, tokenizer: Any) -> frozenset[int]:
+    ids: set[int] = set()
+    for value in (getattr(module.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+        if value is not None:
+            ids.update(value if isinstance(value, (list, tuple)) else [value])
+    return frozenset(ids)
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that keys and values may take on ``device``."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.8)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (ValueError, OSError, AttributeError):
+        return 2 << 30
