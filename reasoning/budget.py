@@ -217,6 +217,11 @@ class Ledger:
         return file
 
     @property
+    def durable(self) -> bool:
+        """Whether rows go to a file."""
+        return self._file is not None
+
+    @property
     def charges(self) -> list[Charge]:
         with self._lock:
             return list(self._charges)

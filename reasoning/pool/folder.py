@@ -61,6 +61,8 @@ class Sealed:
             ) from e
 
     def find_chains(self, wanted: Filter) -> dict[str, Chain]:
+        if not wanted.continuations and not any(wanted.model in (None, model) for model, _ in self.counts):
+            return {}
         table = self.read("chains", filters=shards.chain_filter(wanted))
         return {} if table is None else {c.key: c for c in shards.chains_from(table)}
 
