@@ -86,7 +86,7 @@ class Charge:
 
     phase: str = ""
     strategy: str = ""
-    cost: Cost = Cost()  # noqa: RUF009 (frozen)
+    cost: Cost = Cost()
     samples: int = 0
     discarded_tokens: int = 0
     id: str = ""
