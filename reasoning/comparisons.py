@@ -131,14 +131,15 @@ def _models_at_equal_flops(measured: Measured, a: str, b: str) -> list[Compariso
 
 
 def _strategies(measured: Measured, model: str) -> list[Comparison]:
-    """Each deployable strategy at the largest k against one sample and against the majority."""
+    """At the largest k: each deployable strategy against one sample, and each, the oracle too, against the
+    majority."""
     k = max(measured.ks)
     one, vote = measured.find(model, "pass"), measured.find(model, "majority")
     found = []
     for m in measured.measurements:
-        if m.model != model or m.selector.oracle or m.selector.name == "greedy" or k == 1:
+        if m.model != model or m.selector.name == "greedy" or k == 1:
             continue
-        if one is not None and 1 in one.ks:
+        if one is not None and 1 in one.ks and not m.selector.oracle:
             found.append(_compared(m, one, "k", k=k, other_k=1))
         if vote is not None and m.selector.name != "majority":
             found.append(_compared(m, vote, "k", k=k))

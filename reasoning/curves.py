@@ -224,12 +224,14 @@ def _by_number(level: str) -> tuple[float, str]:
 class Measured:
     """All that is measured of a pool: what every table, picture and file is made from.
 
-    groups: model -> its groups. measurements: every (model, strategy), models in the order asked for.
+    labels: model -> its name for a reader. groups: model -> its groups. measurements: every (model,
+    strategy), models in the order asked for.
     oracle: the verifier that says what is correct. scorers: name -> reads the reference. training: model ->
     FLOPs of its training beyond what all models share, None where that is not recorded.
     """
 
     models: tuple[str, ...]
+    labels: Mapping[str, str]
     oracle: str
     scorers: Mapping[str, bool]
     ks: tuple[int, ...]
@@ -238,6 +240,7 @@ class Measured:
     measurements: Sequence[Measurement]
 
     def find(self, model: str, strategy: str, scorer: str = "") -> Measurement | None:
+        """The measurement of a strategy; without a scorer's name the first one."""
         return next(
             (
                 m
@@ -281,6 +284,7 @@ def measure_pool(
     wanted = tuple(sorted(set(ks or default_ks(grouped.values()))))
     return Measured(
         models=tuple(models),
+        labels=_labels({model: known[model] for model in models}),
         oracle=oracle,
         scorers=flags,
         ks=wanted,
@@ -297,6 +301,17 @@ def training_flops(info: Mapping[str, Any]) -> float | None:
     recorded."""
     flops = info.get("training", {}).get("flops")
     return None if flops is None else float(flops)
+
+
+def _labels(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The registered label, or the last part of the name without its weights; the whole id where two
+    agree."""
+    short = {
+        model: str(info.get("label") or model.partition("@")[0].rstrip("/").rpartition("/")[2] or model)
+        for model, info in models.items()
+    }
+    names = list(short.values())
+    return {model: label if names.count(label) == 1 else model for model, label in short.items()}
 
 
 def all_curves(measured: Measured) -> list[Curve]:

@@ -59,6 +59,7 @@ class Group:
     scores: Mapping[str, Floats] = field(default_factory=dict)
     score_flops: Mapping[str, Floats] = field(default_factory=dict)
     difficulty: Any = None
+    sampling: Sampling = Sampling()
     keys: tuple[str, ...] = ()
     greedy_correct: float = float("nan")
     greedy_output_tokens: float = float("nan")
@@ -324,6 +325,7 @@ def _group(
             for name, table in scorers.items()
         },
         difficulty=problem.metadata.get("difficulty"),
+        sampling=chains[0].sampling,
         keys=tuple(chain.key for chain in chains),
         greedy_correct=_correct(greedy, judged) if greedy else float("nan"),
         greedy_output_tokens=float(tokens[-1]) if greedy else float("nan"),

@@ -1,0 +1,82 @@
+"""How numbers and names are written for a reader: one place, so that table, pictures and sentences agree."""
+
+from __future__ import annotations
+
+import math
+
+from reasoning.select import Selector
+
+
+def percent(share: float) -> str:
+    """0.6123 -> '61.2'. Points of accuracy, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def si(value: float) -> str:
+    """Three significant digits with a unit prefix: 2.4e9 -> '2.40 G'; '–' for what is not known.
+
+    >>> si(2.4e9), si(640), si(float("nan"))
+    ('2.40 G', '640', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 0.9995 * 10**power:
+            return f"{_digits(value / 10**power)} {prefix}"
+    return _digits(value) if value % 1 else f"{value:.0f}"
+
+
+def _digits(value: float) -> str:
+    return (
+        f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    )
+
+
+def count(value: float) -> str:
+    """1234.4 -> '1,234'; '–' for what is not known."""
+    return "–" if math.isnan(value) else f"{value:,.0f}"
+
+
+def queries(value: float) -> str:
+    """A number of queries to two significant digits: 498.7 -> '500'."""
+    if math.isinf(value):
+        return "any number of"
+    if value < 10:
+        return f"{value:.0f}"
+    power = math.floor(math.log10(value)) - 1
+    return f"{round(value / 10**power) * 10**power:,.0f}"
+
+
+def short_scorer(name: str) -> str:
+    """A verifier's spec without its argument: 'learned:runs/demo/verifier' -> 'learned'."""
+    return name.partition(":")[0]
+
+
+STRATEGIES = {
+    "greedy": "greedy",
+    "pass": "oracle ceiling",
+    "majority": "majority",
+    "weighted_majority": "weighted majority",
+    "best_of_n": "best-of-n",
+    "majority_of_bests": "majority of bests",
+}
+
+
+def strategy(name: str, scorer: str = "") -> str:
+    """A strategy for a legend: 'best-of-n (learned)'."""
+    return STRATEGIES[name] + (f" ({short_scorer(scorer)})" if scorer else "")
+
+
+def strategy_at(selector: Selector, k: int) -> str:
+    """A strategy at k within a sentence: 'the majority of 64', 'best of 16 (learned)'."""
+    by = f" ({short_scorer(selector.scorer)})" if selector.scorer else ""
+    return {
+        "greedy": "greedy decoding",
+        "pass": f"the oracle's choice of {k}" if k > 1 else "one chain",
+        "majority": f"the majority of {k}" if k > 1 else "one chain",
+        "weighted_majority": f"the weighted majority of {k}{by}",
+        "best_of_n": f"the best of {k}{by}",
+        "majority_of_bests": f"the majority of bests of {k}{by}",
+    }[selector.name]
