@@ -12,7 +12,8 @@ how many other rows there are (with fewer rows BLAS picks other kernels).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -179,6 +180,20 @@ class _RowLayer(CacheLayerMixin):
         return self.span
 
 
+@contextmanager
+def _plain_attention(module: Any) -> Iterator[None]:
+    """Attention by plain matrix products while on a CPU: in torch's fused kernel a row's last bits depend on the
+    thread that it falls to."""
+    config = module.config.get_text_config()
+    before = config._attn_implementation
+    try:
+        if module.device.type == "cpu":
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        config._attn_implementation = before
+
+
 class CachedForward:
     """Any decoder with attention over keys and values, through its own forward method."""
 
@@ -209,7 +224,8 @@ class CachedForward:
         for length, members in buckets(prompts):
             cache: Any = DynamicCache()
             ids = rectangle([prompts[i] for i in members], length, self.device)
-            logits = self.module(ids, past_key_values=cache, use_cache=True, **self.keep).logits
+            with _plain_attention(self.module):
+                logits = self.module(ids, past_key_values=cache, use_cache=True, **self.keep).logits
             skipped = length - logits.shape[1]
             for row, index in enumerate(members):
                 end = len(prompts[index])
@@ -225,13 +241,14 @@ class CachedForward:
         store.reserve(longest + 1)
         span = padded(longest + 1, BLOCK)
         layers: list[Any] = [_RowLayer(store, i, lengths, span) for i in range(len(store.layers))]
-        logits = self.module(
-            tokens[:, None],
-            attention_mask=self._mask(lengths, span),
-            position_ids=lengths[:, None],
-            past_key_values=Cache(layers=layers),
-            use_cache=True,
-        ).logits
+        with _plain_attention(self.module):
+            logits = self.module(
+                tokens[:, None],
+                attention_mask=self._mask(lengths, span),
+                position_ids=lengths[:, None],
+                past_key_values=Cache(layers=layers),
+                use_cache=True,
+            ).logits
         return logits[:rows, -1]
 
     def _mask(self, lengths: Tensor, span: int) -> Any:

@@ -45,7 +45,7 @@ class TestContract(EngineContract):
         return engine.module
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "mistral"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2", "mistral"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_chain_does_not_depend_on_its_company_in_any_bit(kind, threads):
     torch.set_num_threads(threads)
@@ -54,7 +54,7 @@ def test_a_chain_does_not_depend_on_its_company_in_any_bit(kind, threads):
     pool = [Draw(p, samplings[i % 3], tuple(range(1 + i % 9))) for i, p in enumerate(problems(12, seed=3))]
     expected = {c.key: c for c in engine.generate(pool)}
     rng = random.Random(0)
-    for _ in range(6):
+    for _ in range(4):
         some = [
             Draw(d.problem, d.sampling, tuple(rng.sample(d.indices, rng.randint(1, len(d.indices)))))
             for d in rng.sample(pool, rng.randint(1, len(pool)))
