@@ -84,6 +84,8 @@ def sample(
 ) -> SampleReport:
     """Draw chains 0..n-1 of each problem that ``pool`` does not have yet.
 
+    sampling: by default the engine's own (a recorded pool has one), else `Sampling` as it stands.
+
     The worst case of every draw is reserved first. Where the purse cannot pay for all in the worst case, the
     draws go level by level (chain 0 of every problem, then chain 1, ...) in as large steps as it allows, so
     that a short budget leaves every problem with equally many chains, give or take one.
@@ -95,10 +97,10 @@ def sample(
     Raises BudgetError when the whole budget cannot pay for one chain, EngineError when the engine fails or
     costs more than its worst case, PoolError when the disk refuses.
     """
-    sampling = sampling or Sampling()
+    sampling = sampling or default_sampling(engine)
     ledger = ledger if ledger is not None else Ledger()
     pool.add_problems(problems)
-    _register(engine, pool)
+    register_model(engine, pool)
     ledger.recover(pool.charges())
     wants, keys = _wants(problems, engine.model, sampling, n)
     missing = set(pool.missing(keys))
@@ -123,7 +125,12 @@ def sample(
     return report
 
 
-def _register(engine: Engine, pool: Pool) -> None:
+def default_sampling(engine: Engine) -> Sampling:
+    """The sampling parameters that an engine suggests (``engine.sampling``), or the plain ones."""
+    return getattr(engine, "sampling", None) or Sampling()
+
+
+def register_model(engine: Engine, pool: Pool) -> None:
     if not pool.models().get(engine.model):
         pool.add_model(engine.model, {"shape": engine.shape.to_json()} if engine.shape else {})
 
