@@ -45,7 +45,8 @@ def kind(f: dataclasses.Field[Any], owner: type) -> tuple[type, bool]:
 
 
 def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    """The flag of a field: ``--max-new-tokens``, ``-n``."""
+    return f"-{name}" if len(name) == 1 else "--" + name.replace("_", "-")
 
 
 def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[str, ...] = ()) -> None:

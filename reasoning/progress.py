@@ -1,5 +1,5 @@
-"""Progress on screen: a live bar with the budget beside the count, or a plain line every ten seconds where there
-is no terminal. Written to standard error, so that standard output stays clean for results.
+"""Progress on screen: a live bar with the budget beside the count, or a plain line every ten seconds where
+there is no terminal. Written to standard error, so that standard output stays clean for results.
 
 Anything with ``update(**fields)`` and ``close()`` can take its place; `Silent` shows nothing.
 """
@@ -106,6 +106,11 @@ class Line:
             rate = f.get("output_tokens", 0) / max(now - self.started, 1e-9)
             speed = f"  {human(rate)} tok/s" if f.get("output_tokens") else ""
             self.stream.write(f"{self.what} {count}{speed}  {clock(now - self.started)}\n")
+        self.stream.flush()
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the one that is redrawn."""
+        self.stream.write(("\r\x1b[2K" if self.live else "") + text + "\n")
         self.stream.flush()
 
     def _write(self, text: str) -> None:

@@ -11,7 +11,7 @@ from reasoning.budget import Ledger
 from reasoning.pool import Pool
 from reasoning.records import Problem, Sampling
 from reasoning.sampling import sample, verify
-from reasoning.select import SELECTORS, groups
+from reasoning.select import groups, open_selector
 from reasoning.statistics import t_interval
 from verifiers import Verifier
 
@@ -31,14 +31,12 @@ def evaluate(
     verify(pool, verifier, model=engine.model)
     wanted = {p.id for p in problems}
     found = [g for g in groups(pool, engine.model, sampling, oracle=verifier.name) if g.problem_id in wanted]
-    ks = np.array([1, n])
-    passes = SELECTORS["pass"](found, ks)
-    majority = SELECTORS["majority"](found, ks)
-    interval = t_interval(passes[:, 0])
+    passes = open_selector("pass")(found, [1, n]).mean
+    majority = open_selector("majority")(found, [n]).mean
     return {
         "eval/pass@1": float(passes[:, 0].mean()),
-        "eval/pass@1_halfwidth": float(interval.high - interval.low) / 2,
+        "eval/pass@1_halfwidth": t_interval(passes[:, 0]).half_width,
         f"eval/pass@{n}": float(passes[:, 1].mean()),
-        f"eval/maj@{n}": float(majority[:, 1].mean()),
+        f"eval/maj@{n}": float(majority.mean()),
         "eval/mean_length": float(np.mean([g.output_tokens.mean() for g in found])),
     }

@@ -26,6 +26,7 @@ from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Cost, Sampling, digest
 from reasoning.runfile import write_run
+from reasoning.spec import parse_spec
 from reasoning.tasks import load_problems, parse_task, refuse_overlap, verifier_of
 from reasoning.tasks.base import Demonstration
 from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
@@ -37,7 +38,8 @@ from reasoning.train.options import TrainOptions
 from reasoning.train.sources import DemonstrationSource, ModelSource, Source, order_of, read_demonstrations
 from verifiers import open_verifier
 
-HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains", "checkpoint_every", "device"})
+HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains"})
+HARMLESS |= {"checkpoint_every", "log_every", "device", "max_rows"}
 """Settings that do not change what is learned; the others make the lineage that names a model's weights."""
 
 
@@ -113,6 +115,9 @@ class _Run:
         torch.manual_seed(options.seed)
         self.demonstrations = self._demonstrations() if goal.source == "demonstrations" else []
         self.engine = self._engine()
+        if self.engine.shape is None:
+            raise UserError(f"The shape of {options.model} is not known, so its FLOPs cannot be counted.")
+        self.shape = self.engine.shape
         model = self.engine.module
         reference = copy.deepcopy(model).eval() if goal.kl != "none" else None
         self.learner = Learner(
@@ -148,7 +153,7 @@ class _Run:
         if given.endswith(".jsonl"):
             return read_demonstrations(Path(given))
         task, split, _ = parse_task(options.task)
-        pairs = dict(part.partition("=")[::2] for part in given.split(",")) if given else {}
+        pairs = parse_spec(f"demonstrations:{given}").options if given else {}
         count = options.steps * options.problems_per_step
         return task.demonstrations(split, count, options.seed, **pairs)
 
@@ -166,7 +171,8 @@ class _Run:
 
     def _stamp(self) -> None:
         """Give the present weights their name: the run and the digest of everything that led to them."""
-        self.engine.set_version(self.lineage, name=self.run.name)
+        self.engine.name = self.run.name
+        self.engine.set_version(self.lineage)
         self.engine.refresh()
 
     def finish(self) -> TrainResult:
@@ -243,7 +249,8 @@ class _Run:
                 for name, value in result.metrics.items():
                     sums.setdefault(name, []).append(value)
                 learned += sum(result.lengths)
-                flops += self.engine.shape.training_flops(list(result.lengths)) if result.lengths else 0.0
+                if result.lengths:
+                    flops += self.shape.training_flops(list(result.lengths))
         self.totals["sample"] += data.sample_flops
         self.totals["update"] += flops
         self.tokens["sampled"] += data.output_tokens
@@ -260,7 +267,9 @@ class _Run:
     def _log(self, row: dict[str, Any]) -> None:
         with (self.run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        self.say(line(row, self.options.steps))
+        every = self.options.log_every or max(1, self.options.steps // 25)
+        if row["step"] % every == 0 or row["step"] == self.options.steps or "eval/pass@1" in row:
+            self.say(line(row, self.options.steps))
 
     def _save(self) -> TrainResult:
         """Write RUN/model under a temporary name and rename it; its training.json says what it cost."""

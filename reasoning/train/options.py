@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from reasoning.options import option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     run: str = option(..., "folder of this run; the trained model ends in RUN/model", metavar="RUN")
     objective: str = option("grpo", "what is reinforced: sft, expert_iteration, grpo, dr_grpo, rloo")
@@ -44,6 +44,7 @@ class TrainOptions:
 
     eval_every: int = option(10, "steps between evaluations; 0 is only before the first and after the last")
     eval_chains: int = option(4, "chains per problem in an evaluation")
+    log_every: int = option(0, "steps between lines on the screen; 0 is about 25 lines a run")
     checkpoint_every: int = option(10, "steps between checkpoints")
     seed: int = option(0, "seed of everything random in the run")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")

@@ -193,7 +193,18 @@ class ModelSource:
             "wasted_token_fraction": wasted / max(tokens, 1),
             "verifier_seconds": seconds,
         }
-        return StepData(rows, metrics, sum(chain.cost.flops for chain in chains), tokens)
+        return StepData(rows, metrics, self._sample_flops(groups), tokens)
+
+    def _sample_flops(self, groups: list[list[Chain]]) -> float:
+        """What the roll-outs cost by the model's shape (one prefill a group): the same whether or not the step
+        was interrupted, as the chains' own records are not."""
+        shape = self.engine.shape
+        total = 0.0
+        for group in groups:
+            prompt = len(group[0].prompt_token_ids)
+            total += float(shape.prefill_flops(prompt))
+            total += float(np.sum(shape.decode_flops(prompt, np.array([len(c.token_ids) for c in group]))))
+        return total
 
 
 def reward(verdict: Verdict | None, chain: Chain) -> float:

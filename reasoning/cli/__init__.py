@@ -1,0 +1,159 @@
+"""The command line: one verb per job, each in a module of its own that is imported only when it is called.
+
+Flags, recipes (``--config FILE.toml``) and the dataclasses of the verbs share one set of keys. A mistake of the
+caller ends with one clear message and an exit status other than 0; ``--debug`` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasoning import __version__
+from reasoning.errors import ReasoningError, UserError, unknown
+from reasoning.options import add_flags, from_mapping
+from verifiers import VerifierError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """module holds the options class ``options`` and ``run(options) -> exit status``."""
+
+    module: str
+    options: str
+    about: str
+    positional: tuple[str, ...] = ("run",)
+    function: str = "run"
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("demo", "DemoOptions", "the whole idea in minutes: train, sample, verify, search, plot"),
+    "sample": Verb("sample", "SampleOptions", "draw many chains per problem into a run's pool"),
+    "verify": Verb(
+        "verify", "VerifyOptions", "judge a run's chains, or the rows of a JSONL file", ("target",)
+    ),
+    "train": Verb("train", "TrainOptions", "reinforce what verifies: sft, expert_iteration, grpo, ..."),
+    "fit": Verb("fit", "FitOptions", "fit a learned verifier on verified chains"),
+    "search": Verb("search", "SearchOptions", "spend a budget per problem at run time"),
+    "curve": Verb("curve", "CurveOptions", "accuracy against compute: files, picture and report"),
+    "import": Verb("recorded", "ImportOptions", "read recorded outputs into a pool", ("file", "run")),
+    "doctor": Verb("doctor", "DoctorOptions", "what this machine and installation can do", ()),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status. argv: without the program's name; None takes sys.argv."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # spinning threads starve each other on a busy machine
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars; ours say what is going on
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        return dispatch(arguments)
+    except KeyboardInterrupt:
+        again = shlex.join(["reasoning", *arguments])
+        print(f"\nInterrupted. Everything acknowledged so far is kept; to go on:  {again}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ReasoningError, VerifierError) as error:
+        if debug:
+            raise
+        print(f"{error}", file=sys.stderr)
+        return error.exit_status if isinstance(error, ReasoningError) else UserError.exit_status
+    except OSError as error:
+        if debug:
+            raise
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"{what}{error.strerror or error}. What was acknowledged is kept.", file=sys.stderr)
+        return 3
+
+
+def dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"reasoning {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in VERBS:
+        raise unknown("command", name, VERBS, "reasoning --help lists them")
+    options, run = parse(name, rest)
+    return run(options)
+
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[Any, Callable[[Any], int]]:
+    """(options, function) of the verb ``name`` from its flags and, with --config, a TOML recipe."""
+    verb = VERBS[name]
+    module = importlib.import_module(f"reasoning.cli.{verb.module}")
+    owner = getattr(module, verb.options)
+    parser = Parser(
+        prog=f"reasoning {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_flags(parser, owner, verb.positional)
+    parser.add_argument("--config", metavar="FILE.toml", help="recipe: the same keys, under [" + name + "]")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = vars(parser.parse_args(list(arguments)))
+    given.pop("debug")
+    values = read_recipe(given.pop("config"), name) | given
+    return from_mapping(owner, values, f"reasoning {name}"), getattr(module, verb.function)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake as the rest of the project does: one message, the nearest name."""
+
+    def error(self, message: str) -> Any:
+        if message.startswith("unrecognized arguments: "):
+            first = message.partition(": ")[2].split()[0]
+            known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
+            if first.startswith("-"):
+                raise unknown(f"option of '{self.prog}'", first.split("=")[0], known, f"{self.prog} --help")
+            raise UserError(f"{self.prog}: {first!r} is one argument too many  ({self.prog} --help)")
+        raise UserError(f"{self.prog}: {message}  ({self.prog} --help)")
+
+
+def read_recipe(path: str | None, verb: str) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not a TOML file ({e}).") from None
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: put {key!r} under a table named after its command, [{verb}] here.")
+        if key not in VERBS and key != "versions":
+            raise unknown(f"table in {path}", key, VERBS)
+    if verb not in content:
+        raise UserError(f"{path}: has no [{verb}] table; it has: {', '.join(content) or 'nothing'}.")
+    return content[verb]
+
+
+def overview() -> str:
+    lines = [
+        "Train reasoning models on verifiable rewards, search at test time, see what the compute bought.",
+        "",
+    ]
+    lines += [f"  reasoning {name:<9}{verb.about}" for name, verb in VERBS.items()]
+    lines += ["", "  reasoning COMMAND --help   all options of a command", "", "Start here:  reasoning demo"]
+    return "\n".join(lines)

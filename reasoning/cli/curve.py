@@ -1,0 +1,68 @@
+"""Accuracy against compute, from a run's finished pool: curves.json, curves.csv, pictures and report.html.
+
+  reasoning curve runs/demo
+  reasoning curve runs/gsm8k --verifier math --scorer learned:runs/verifier --k 1 --k 8 --k 64
+
+A pure function of stored records: the same pool gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasoning.cli.show import note
+from reasoning.errors import UserError, unknown
+from reasoning.options import option
+from reasoning.pool import Pool
+from reasoning.report import write_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    run: str = option(..., "folder of the run", metavar="RUN")
+    verifier: str = option("", "verifier that says what is right (default: the pool's only one that may)")
+    scorer: list[str] = option(
+        [], "verifier whose scores choose (repeat; default: all that see no reference)"
+    )
+    model: list[str] = option([], "model to include, by name or name@version (repeat; default: all)")
+    k: list[int] = option([], "number of chains to show (repeat; default: powers of two)")
+    title: str = option("", "heading of the report")
+
+
+def run(options: CurveOptions) -> int:
+    folder = Path(options.run)
+    with Pool.open(folder, create=False, read_only=True) as pool:
+        known = pool.verifiers()
+        oracles = [name for name, oracle in known.items() if oracle]
+        truth = options.verifier or (oracles[0] if len(oracles) == 1 else "")
+        if not truth:
+            have = ", ".join(sorted(known)) or "none"
+            raise UserError(
+                f"Which verifier says what is right? Name it with --verifier (the pool has verdicts of: {have}). "
+                f"Without any, run:  reasoning verify {options.run} --verifier NAME"
+            )
+        scorers = options.scorer or [name for name, oracle in known.items() if not oracle]
+        models = [one_model(name, list(pool.models())) for name in options.model] or None
+        written = write_report(
+            folder,
+            pool,
+            oracle=truth,
+            scorers=scorers,
+            models=models,
+            ks=options.k or None,
+            title=options.title or folder.name,
+        )
+    show_summary(written)
+    note(f"Open:  {written.html}")
+    return 0
+
+
+def one_model(name: str, known: list[str]) -> str:
+    """The model that ``name`` means, with or without its version."""
+    found = [m for m in known if m == name or m.partition("@")[0] == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{name!r} has several versions in the pool; name one of: {', '.join(found)}.")
+    raise unknown("model", name, known)

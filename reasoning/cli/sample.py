@@ -1,0 +1,86 @@
+"""Draw chains of thought into RUN/pool. Only what is missing is drawn, so the same command resumes a killed run.
+
+reasoning sample runs/x --task word:test --engine transformers:runs/demo/base/model -n 64
+reasoning sample runs/x --task gsm8k:test --engine vllm:Qwen/Qwen2.5-1.5B-Instruct -n 16 --budget tokens=2e6
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reasoning.budget import Budget, Ledger
+from reasoning.cli.show import note
+from reasoning.engines import open_engine
+from reasoning.options import option
+from reasoning.pool import Pool
+from reasoning.progress import Line, human
+from reasoning.records import Sampling
+from reasoning.runfile import write_run
+from reasoning.sampling import sample
+from reasoning.spec import parse_spec
+from reasoning.tasks import load_problems, parse_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    run: str = option(..., "folder of the run", metavar="RUN")
+    task: str = option(..., "problems, task:split[:key=value,...]")
+    engine: str = option(..., "engine:model, such as transformers:FOLDER or vllm:HUB_ID")
+    n: int = option(16, "chains per problem")
+    limit: int = option(0, "at most so many problems; 0 is all")
+    temperature: float = option(1.0, "0 is greedy")
+    top_p: float = option(1.0, "nucleus sampling")
+    top_k: int = option(0, "0 is off")
+    max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)")
+    stop: list[str] = option([], "string that ends a chain (repeat the flag)")
+    seed: int = option(0, "base seed")
+    budget: str = option("", "limit such as tokens=2e6,seconds=60 (also flops, samples)")
+
+
+def run(options: SampleOptions) -> int:
+    problems = load_problems(options.task, limit=options.limit or None)
+    task, _, _ = parse_task(options.task)
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        max_new_tokens=options.max_new_tokens or int(task.sampling.get("max_new_tokens", 1024)),
+        stop=tuple(options.stop or task.sampling.get("stop", ())),
+        seed=options.seed,
+    )
+    folder = Path(options.run)
+    engine = open_engine(options.engine)
+    budget = Budget.parse(options.budget) if options.budget else None
+    line = Line(f"sample {engine.model.partition('@')[0]}")
+    with Pool.open(folder) as pool, Ledger(budget, path=folder) as ledger:
+        pool.add_problems(problems)
+        register_model(pool, engine, options.engine)
+        report = sample(problems, engine, pool, ledger, options.n, sampling, progress=line, phase="sample")
+        line.close()
+        settings = asdict(replace(options, run=""))
+        write_run(folder, "sample", {k: v for k, v in settings.items() if k != "run"})
+        for text in pool.notes:
+            note(text)
+    engine.close()
+    for text in report.warnings:
+        note(text)
+    print(
+        f"{folder}  {engine.model}  {report.present + report.drawn}/{report.wanted} chains ({report.present} were "
+        f"there)  {human(report.cost.tokens)} tokens  {human(report.cost.flops)} FLOPs  {report.cost.seconds:.1f} s"
+    )
+    note(f"Next:  reasoning verify {options.run} --verifier {task.verifier}")
+    return 0
+
+
+def register_model(pool: Pool, engine: Any, spec: str) -> None:
+    """Store what reports need to know of a model: its shape, and what its training cost."""
+    info: dict[str, Any] = {}
+    if engine.shape is not None:
+        info["shape"] = engine.shape.to_json()
+    training = Path(parse_spec(spec).argument or spec) / "training.json"
+    if training.is_file():
+        info["training"] = json.loads(training.read_text())
+    pool.add_model(engine.model, info)

@@ -1,0 +1,255 @@
+"""A learned outcome verifier: how likely is this response right? It never sees the reference, so it can be
+deployed: for best-of-n, for weighted votes, and in search.
+
+A folder holds a causal language model (an ordinary Hugging Face checkpoint), ``head.safetensors`` and
+``verifier.json``. Two kinds share this format:
+
+features   logistic regression on statistics of the model's own log-probabilities of the response (the model is
+           left as it was)
+finetuned  a linear head on the last hidden state of a model that was fine-tuned together with it
+           (arXiv 2110.14168)
+
+How one is fitted is not known here. Torch and transformers are imported when a verifier is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verifiers.base import Attempt, Verdict
+from verifiers.errors import VerifierError
+
+FEATURES = (
+    "mean_logprob",
+    "lowest_logprob",
+    "second_lowest_logprob",
+    "lowest_group_of_4",
+    "tail_mean_logprob",
+    "sum_logprob",
+    "mean_entropy",
+    "highest_entropy",
+    "share_below_half",
+    "log_length",
+)
+"""Statistics of a response's token log-probabilities lp (T,) and the entropies of their distributions (T,);
+the lowest group and the tail are the confidence measures of arXiv 2508.15260."""
+
+LARGEST_BATCH_TOKENS = 16384
+FEWEST_ROWS = 16
+"""Rows of a forward pass: matrix kernels give a row the same bits whatever its neighbours only from about this
+size on, and the score of a response must not depend on what it was scored with."""
+
+
+def features(logprobs: NDArray[np.float64], entropies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`FEATURES` of one response. logprobs, entropies: (T,), T >= 1. Returns (len(FEATURES),)."""
+    ordered = np.sort(logprobs)
+    width = min(4, len(logprobs))
+    group = np.convolve(logprobs, np.ones(width) / width, mode="valid")
+    return np.array(
+        [
+            logprobs.mean(),
+            ordered[0],
+            ordered[min(1, len(ordered) - 1)],
+            group.min(),
+            logprobs[-8:].mean(),
+            logprobs.sum(),
+            entropies.mean(),
+            entropies.max(),
+            (logprobs < np.log(0.5)).mean(),
+            np.log(len(logprobs)),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """``verifier.json``. flops_per_token and flops_per_pair: reading T tokens costs per_token x T + per_pair x
+    T(T+1)/2 (the second is attention). measured: figures on chains that were held out of the fit."""
+
+    kind: str
+    model: str
+    flops_per_token: float
+    flops_per_pair: float
+    measured: dict[str, Any]
+
+    def flops(self, tokens: int) -> float:
+        return self.flops_per_token * tokens + self.flops_per_pair * tokens * (tokens + 1) / 2
+
+
+class Reader:
+    """Runs the language model over prompt and response. One forward per group of responses to one prompt: the
+    prompt is read once, its keys and values are shared."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = next(model.parameters()).device
+
+    def encode(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt (chat template applied where the tokenizer has one) and of the response with
+        an end token."""
+        if self.tokenizer.chat_template:
+            message = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            prompt_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            prompt_ids = self.tokenizer(prompt)["input_ids"]
+        ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        return list(prompt_ids), [*ids, end] if end is not None else ids
+
+    def read(self, prompt_ids: list[int], responses: list[list[int]], hidden: bool) -> list[Any]:
+        """For each response (lp, entropy), float64 arrays (T,); or with ``hidden`` the last hidden state at its
+        last token, a float32 tensor (H,)."""
+        import torch
+        from transformers import DynamicCache
+
+        order = sorted(range(len(responses)), key=lambda i: len(responses[i]))
+        found: list[Any] = [None] * len(responses)
+        # The last prompt token is read together with the response: it predicts the response's first token.
+        shared, last = prompt_ids[:-1], prompt_ids[-1]
+        step = max(FEWEST_ROWS, LARGEST_BATCH_TOKENS // (len(prompt_ids) + len(responses[order[-1]]) + 1))
+        with torch.inference_mode():
+            for at in range(0, len(order), step):
+                part = order[at : at + step]
+                rows = max(FEWEST_ROWS, len(part))
+                width = max(FEWEST_ROWS, 1 + max(len(responses[i]) for i in part))
+                ids = torch.zeros(rows, width, dtype=torch.long)
+                for r, i in enumerate(part):
+                    ids[r, : len(responses[i]) + 1] = torch.tensor([last, *responses[i]])
+                cache = DynamicCache()
+                if shared:
+                    first = torch.tensor([shared], device=self.device)
+                    self.model.get_decoder()(input_ids=first, past_key_values=cache, use_cache=True)
+                    cache.batch_repeat_interleave(rows)
+                out = self.model.get_decoder()(
+                    input_ids=ids.to(self.device), past_key_values=cache, use_cache=True
+                ).last_hidden_state  # (rows, width, H)
+                if hidden:
+                    for r, i in enumerate(part):
+                        found[i] = out[r, len(responses[i])].float()
+                    continue
+                logits = self.model.get_output_embeddings()(out).float()  # (rows, width, V)
+                logprobs = torch.log_softmax(logits, -1)
+                picked = (
+                    logprobs[:, :-1]
+                    .gather(-1, ids[:, 1:, None].to(self.device))[..., 0]
+                    .double()
+                    .cpu()
+                    .numpy()
+                )
+                entropy = -(logprobs.exp() * logprobs).sum(-1).double().cpu().numpy()
+                for r, i in enumerate(part):
+                    n = len(responses[i])
+                    found[i] = (picked[r, :n], entropy[r, :n])
+        return found
+
+
+class Learned:
+    """See the module. ``name`` is ``learned:FOLDER``."""
+
+    oracle = False
+
+    def __init__(self, folder: str, card: Card, reader: Reader, head: dict[str, Any]):
+        self.name = f"learned:{folder}"
+        self.card = card
+        self.reader = reader
+        self.head = head
+
+    def verify(self, attempts: Sequence[Attempt]) -> list[Verdict]:
+        """Score = probability that the response is right, to six decimals. Status "no_answer" for an empty
+        response or one that is not text."""
+        verdicts: list[Verdict | None] = [None] * len(attempts)
+        groups: dict[str, dict[str, list[int]]] = {}
+        for i, attempt in enumerate(attempts):
+            if (
+                isinstance(attempt.response, str)
+                and isinstance(attempt.prompt, str)
+                and attempt.response.strip()
+            ):
+                groups.setdefault(attempt.prompt, {}).setdefault(attempt.response, []).append(i)
+            else:
+                verdicts[i] = Verdict(0.0, None, "no_answer", "learned", "the response is empty or not text")
+        for prompt, responses in groups.items():
+            encoded = [self.reader.encode(prompt, response) for response in responses]
+            prompt_ids = encoded[0][0]
+            scores = self._scores(prompt_ids, [ids for _, ids in encoded])
+            for (_, ids), where, score in zip(encoded, responses.values(), scores, strict=True):
+                tokens = len(prompt_ids) + len(ids)
+                verdict = Verdict(
+                    round(float(score), 6),
+                    rule=self.card.kind,
+                    scored_tokens=tokens,
+                    flops=self.card.flops(tokens),
+                )
+                for i in where:
+                    verdicts[i] = verdict
+        return [v for v in verdicts if v is not None]
+
+    def worst_case(self, attempts: Sequence[Attempt]) -> tuple[int, float]:
+        """(tokens read, FLOPs) that judging ``attempts`` can cost at most."""
+        tokens = [
+            sum(map(len, self.reader.encode(attempt.prompt, attempt.response)))
+            for attempt in attempts
+            if isinstance(attempt.response, str) and isinstance(attempt.prompt, str)
+        ]
+        return sum(tokens), sum(self.card.flops(n) for n in tokens)
+
+    def _scores(self, prompt_ids: list[int], responses: list[list[int]]) -> NDArray[np.float64]:
+        read = self.reader.read(prompt_ids, responses, hidden=self.card.kind == "finetuned")
+        if self.card.kind == "finetuned":
+            x = np.stack([state.cpu().numpy() for state in read]).astype(np.float64)
+        else:
+            x = np.stack([features(*pair) for pair in read])
+        return probability(x, self.head)
+
+
+def probability(x: NDArray[np.float64], head: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """sigmoid(((x - mean) / scale) . weight + bias), each row by itself. x: (N, D) -> (N,)."""
+    z = (((x - head["mean"]) / head["scale"]) * head["weight"]).sum(-1) + head["bias"][0]
+    return 1.0 / (1.0 + np.exp(-np.clip(z, -40, 40)))
+
+
+def save_learned(
+    folder: Path, card: Card, head: dict[str, NDArray[np.float64]], model: Any, tokenizer: Any
+) -> None:
+    """Write a verifier's folder."""
+    from safetensors.numpy import save_file
+
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in head.items()}, folder / "head.safetensors"
+    )
+    (folder / "verifier.json").write_text(json.dumps(asdict(card), indent=1, sort_keys=True) + "\n")
+
+
+def open_learned(folder: str) -> Learned:
+    """Open a verifier's folder. Raises VerifierError when it is not one."""
+    path = Path(folder)
+    if not (path / "verifier.json").is_file() or not (path / "head.safetensors").is_file():
+        raise VerifierError(
+            f"{folder!r} holds no learned verifier (verifier.json, head.safetensors). Fit one:  "
+            f"reasoning fit {folder or 'FOLDER'} --model MODEL --pool RUN"
+        )
+    from safetensors.numpy import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    card = Card(**json.loads((path / "verifier.json").read_text()))
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, trust_remote_code=False, use_safetensors=True, dtype="auto"
+    )
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Learned(
+        folder, card, Reader(model.eval().to(device), tokenizer), load_file(path / "head.safetensors")
+    )
