@@ -26,8 +26,7 @@ class Exact(RuleVerifier):
     def judge(self, attempt: Attempt) -> Verdict:
         if attempt.reference is None or isinstance(attempt.reference, dict | list):
             raise BadReference(f"exact needs a reference of text, not {type(attempt.reference).__name__}")
-        found = statement(attempt.response)
-        answer = self.form(found.text if found else final_part(attempt.response))
+        answer = self.stated(attempt.response)
         if not answer:
             return no_answer("the response is empty")
         reference = self.form(str(attempt.reference))
@@ -36,3 +35,7 @@ class Exact(RuleVerifier):
         equal = answer == reference
         reason = "equal" if equal else f"{shown(answer)!r} is not {shown(reference)!r}"
         return Verdict(float(equal), answer, rule="text", reason=reason)
+
+    def stated(self, response: str) -> str | None:
+        found = statement(response)
+        return self.form(found.text if found else final_part(response)) or None

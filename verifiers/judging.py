@@ -32,11 +32,20 @@ class RuleVerifier(ABC):
         try:
             return self.judge(attempt)
         except BadReference as error:
-            return Verdict(None, status="bad_reference", reason=str(error))
+            try:
+                answer = self.stated(attempt.response)
+            except Exception:  # a response that breaks the extraction has no vote
+                answer = None
+            return Verdict(None, answer, status="bad_reference", reason=str(error))
         except RecursionError:
             return Verdict(0.0, status="unparsable", reason="nested too deeply")
         except Exception as error:
             return Verdict(None, status="error", reason=f"{type(error).__name__}: {error}"[:300])
+
+    def stated(self, response: str) -> str | None:
+        """The canonical answer of a response, for a vote where there is no usable reference; None
+        abstains."""
+        return None
 
     @abstractmethod
     def judge(self, attempt: Attempt) -> Verdict: ...

@@ -43,9 +43,23 @@ class Numeric(RuleVerifier):
 
     def judge(self, attempt: Attempt) -> Verdict:
         reference = self._reference(attempt.reference)
-        found = statement(attempt.response)
+        answer = self._answer(attempt.response)
+        if isinstance(answer, Verdict):
+            return answer
+        equal = abs(answer - reference) <= Fraction(self.tolerance) * abs(reference)
+        rule = "integer" if answer.denominator == 1 == reference.denominator else "rational"
+        reason = "equal" if equal else f"{shown(answer)} is not {shown(reference)}"
+        return Verdict(float(equal), str(answer), rule=rule, reason=reason)
+
+    def stated(self, response: str) -> str | None:
+        answer = self._answer(response)
+        return None if isinstance(answer, Verdict) else str(answer)
+
+    def _answer(self, response: str) -> Fraction | Verdict:
+        """The answer, or the verdict on a response that has none."""
+        found = statement(response)
         if found is None:
-            text = final_part(attempt.response)
+            text = final_part(response)
             whole = None if len(text) > MAX_LITERAL else stated_number(text)
             if whole is None:
                 return no_answer("the response states no answer" if text.strip() else "the response is empty")
@@ -58,10 +72,7 @@ class Numeric(RuleVerifier):
                 return Verdict(0.0, status="ambiguous", reason="boxes with different numbers")
             answer = answers.pop()
         assert answer is not None
-        equal = abs(answer - reference) <= Fraction(self.tolerance) * abs(reference)
-        rule = "integer" if answer.denominator == 1 == reference.denominator else "rational"
-        reason = "equal" if equal else f"{shown(answer)} is not {shown(reference)}"
-        return Verdict(float(equal), str(answer), rule=rule, reason=reason)
+        return answer
 
     def _reference(self, reference: object) -> Fraction:
         value = as_number(reference)
