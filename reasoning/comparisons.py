@@ -32,7 +32,8 @@ class Side:
 class Comparison:
     """``a`` minus ``b`` in accuracy over the problems that both have, with a 95% interval.
 
-    basis: "k" (the same number of chains) or "flops" (the same FLOPs per problem, k mixed to meet it).
+    a_accuracy, b_accuracy: over those problems. basis: "k" (the same number of chains) or "flops" (the same
+    FLOPs per problem, k mixed to meet it).
     p: two-sided sign-flip permutation; p_holm: adjusted over all comparisons of the table. detectable: the
     smallest true difference found with 80% power. oracle: one side reads the reference.
     """
@@ -40,6 +41,8 @@ class Comparison:
     a: Side
     b: Side
     basis: str
+    a_accuracy: float
+    b_accuracy: float
     difference: float
     low: float
     high: float
@@ -161,13 +164,16 @@ def _compared(
             Side(m.model, m.selector.name, m.selector.scorer, at, _mean_flops(m, at))
             for m, at in zip((a, b), ks, strict=True)
         ]
-    result = paired(*paired_values(a, a_values, b, b_values))
+    a_values, b_values = paired_values(a, a_values, b, b_values)
+    result, both = paired(a_values, b_values), ~np.isnan(a_values - b_values)
     # One chain is one chain, whoever could have picked it: pass@1 reads no reference to choose.
     oracle = any(m.selector.oracle and side.k != 1 for m, side in zip((a, b), sides, strict=True))
     return Comparison(
         a=sides[0],
         b=sides[1],
         basis=basis,
+        a_accuracy=float(a_values[both].mean()) if both.any() else float("nan"),
+        b_accuracy=float(b_values[both].mean()) if both.any() else float("nan"),
         difference=result.difference,
         low=result.interval.low,
         high=result.interval.high,

@@ -133,14 +133,14 @@ def to_rich(table: Table) -> RichTable:
     """The table for a terminal. Oracle columns are dim and say what they are by their heading."""
     from rich.table import Table as RichTable
 
-    out = RichTable(
-        box=None, pad_edge=False, padding=(0, 1), caption="\n".join(table.notes), caption_justify="left"
-    )
+    notes = "\n".join(table.notes)
+    out = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=notes, caption_justify="left")
     for i, name in enumerate(table.columns):
+        # In a narrow terminal cells wrap ("46.0" over "±6.8"); a heading's words stay whole.
+        words = name.split() + ([word for row in table.rows for word in row[0].split()] if i == 0 else [])
+        widest = max(len(word) for word in words)
         style = "dim" if i in table.oracle else None
-        out.add_column(
-            name, justify="left" if i == 0 else "right", style=style, no_wrap=i == 0, overflow="fold"
-        )
+        out.add_column(name, justify="left" if i == 0 else "right", style=style, min_width=widest)
     for i, row in enumerate(table.rows):
         if i and row[0]:
             out.add_row()  # a blank line between models

@@ -1,0 +1,125 @@
+"""What a pool shows, in sentences. A sentence is printed only where its paired interval supports it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from reasoning.comparisons import Comparison, find
+from reasoning.curves import Measured
+from reasoning.iso_compute import BreakEven, IsoCompute
+from reasoning.report.words import percent, queries, short_scorer, si
+
+
+def findings(
+    measured: Measured, comparisons: Sequence[Comparison], iso: IsoCompute | None = None
+) -> list[str]:
+    """Sentences, the most telling first; one that says so where nothing stands out from its uncertainty.
+
+    Differences are in points of accuracy with their 95% paired interval; each also passed a permutation test
+    adjusted for the number of comparisons (Holm).
+    """
+    base, *trained = measured.models
+    training = _training(measured, comparisons, base, trained)
+    found = [
+        *training[:1],
+        *_break_even(measured, iso),
+        *training[1:],
+        *_equal_flops(measured, comparisons, base, trained),
+        *(line for model in measured.models for line in _search(measured, comparisons, model)),
+        *_sharpening(measured, comparisons, base, trained),
+    ]
+    if not found:
+        reach = [c.detectable for c in comparisons if not math.isnan(c.detectable)]
+        found = ["No difference here is larger than its uncertainty."]
+        if reach:
+            n = max(c.problems for c in comparisons)
+            found[0] += (
+                f" With {n} problems the smallest difference that would be found is about "
+                f"{percent(sorted(reach)[len(reach) // 2])} points."
+            )
+    return found
+
+
+def _points(c: Comparison, more: str = "more", less: str = "fewer") -> str:
+    low, high = sorted((abs(c.low), abs(c.high)))
+    direction = more if c.difference > 0 else less
+    interval = f"95% interval {percent(low)} to {percent(high)}"
+    return f"{percent(abs(c.difference))} points {direction} ({interval}, {c.problems} problems paired)"
+
+
+def _training(
+    measured: Measured, comparisons: Sequence[Comparison], base: str, trained: Sequence[str]
+) -> list[str]:
+    return [
+        f"One chain of {measured.labels[model]} is right {percent(c.a_accuracy)}% of the time, one of "
+        f"{measured.labels[base]} {percent(c.b_accuracy)}%: {_points(c)}."
+        for model in reversed(trained)
+        for c in find(comparisons, (model, "pass"), (base, "pass"))
+        if c.a.k == 1 and c.supported
+    ]
+
+
+def _break_even(measured: Measured, iso: IsoCompute | None) -> list[str]:
+    return [_break_even_line(measured, iso.base, b) for b in iso.headline if _bounded(b)] if iso else []
+
+
+def _bounded(b: BreakEven) -> bool:
+    return b.verdict == "break_even" and math.isfinite(b.high) and b.low > 0
+
+
+def _break_even_line(measured: Measured, base: str, b: BreakEven) -> str:
+    return (
+        f"Train or search: from about {queries(b.queries)} queries on (95% interval {queries(b.low)} to "
+        f"{queries(b.high)}), training {measured.labels[b.model]} and searching little is cheaper than searching "
+        f"{measured.labels[base]} for the same {percent(b.accuracy)}% "
+        f"({si(b.trained_flops)} against {si(b.base_flops)} FLOPs a query, after {si(b.training_flops)} of "
+        "training); for fewer queries, search more."
+    )
+
+
+def _equal_flops(
+    measured: Measured, comparisons: Sequence[Comparison], base: str, trained: Sequence[str]
+) -> list[str]:
+    return [
+        f"At the same {si(c.a.flops)} FLOPs a problem, the majority over {measured.labels[model]} gets "
+        f"{_points(c)} than over {measured.labels[base]}."
+        for model in reversed(trained)
+        for c in find(comparisons, (model, "majority"), (base, "majority"), basis="flops")
+        if c.supported
+    ]
+
+
+def _search(measured: Measured, comparisons: Sequence[Comparison], model: str) -> list[str]:
+    name = measured.labels[model]
+    lines = [
+        f"On {name} the majority of {c.a.k} turns {percent(c.b_accuracy)}% of one chain into "
+        f"{percent(c.a_accuracy)}%: {_points(c)}."
+        for c in find(comparisons, (model, "majority"), (model, "pass"))
+        if c.supported
+    ]
+    lines += [
+        f"On {name} the best of {c.a.k} by {short_scorer(c.a.scorer)!r} gets {_points(c)} than the majority of "
+        "as many."
+        for c in find(comparisons, (model, "best_of_n"), (model, "majority"))
+        if c.supported
+    ]
+    lines += [
+        f"On {name} the oracle ceiling of {c.a.k} lies {_points(c, 'above', 'below')} the majority: right chains "
+        "are there that the vote does not pick."
+        for c in find(comparisons, (model, "pass"), (model, "majority"))
+        if c.supported and c.difference > 0
+    ]
+    return lines
+
+
+def _sharpening(
+    measured: Measured, comparisons: Sequence[Comparison], base: str, trained: Sequence[str]
+) -> list[str]:
+    return [
+        f"The oracle ceiling of {c.a.k} fell with training: {measured.labels[model]} reaches {_points(c)} than "
+        f"{measured.labels[base]}. Training sharpened what the base could already do, and lost some of it."
+        for model in trained
+        for c in find(comparisons, (model, "pass"), (base, "pass"))
+        if c.a.k != 1 and c.supported and c.difference < 0
+    ]
