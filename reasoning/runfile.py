@@ -53,19 +53,21 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a TOML file ({e}). Choose another run folder.") from None
 
 
-def write_run(folder: Path, verb: str, options: Mapping[str, Any], same: Collection[str] = ()) -> None:
-    """Store ``options`` of ``verb`` in ``folder/run.toml``, beside the tables of other verbs.
-
-    same: options that must equal those already stored for this verb. Raises UserError when one differs.
-    """
-    known = read_run(folder)
-    before = known.get(verb, {})
+def check_same(folder: Path, verb: str, options: Mapping[str, Any], same: Collection[str]) -> None:
+    """Raise UserError when the folder was begun by ``verb`` with another value of one of ``same``."""
+    before = read_run(folder).get(verb, {})
     for name in sorted(same):
         if name in before and before[name] != options.get(name):
             raise UserError(
                 f"{folder} was begun with {flag(name)} {before[name]}, not {options.get(name)}. Give the same "
                 "value to go on with it, or another folder to start anew."
             )
+
+
+def write_run(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
+    """Store ``options`` of ``verb`` in ``folder/run.toml``, beside the tables of other verbs. Called once
+    everything the options name was found, so that a mistyped command leaves no trace."""
+    known = read_run(folder)
     known["versions"] = versions() | {"revision": git_revision()}
     known[verb] = dict(options)
     folder.mkdir(parents=True, exist_ok=True)

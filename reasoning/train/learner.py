@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reasoning.errors import ReasoningError, UserError
+from reasoning.errors import ReasoningError, UserError, unknown
 from reasoning.train.losses import token_loss, token_weights
 from reasoning.train.objective import Objective
+
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def make_optimizers(model: torch.nn.Module, name: str, lr: float, weight_decay: 
             raise UserError("optimizer muon found no matrices in this model's layers: use --optimizer adamw.")
         muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         return [muon, torch.optim.AdamW(rest, **adamw)]
-    raise UserError(f"Unknown optimizer {name!r}; known: adamw, muon.")
+    raise unknown("optimizer", name, OPTIMIZERS)
 
 
 def logprobs_of(

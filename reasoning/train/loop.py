@@ -24,8 +24,8 @@ from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent, human
-from reasoning.records import Cost, Sampling, digest
-from reasoning.runfile import write_run
+from reasoning.records import Cost, Problem, Sampling, digest
+from reasoning.runfile import check_same, write_run
 from reasoning.spec import parse_spec
 from reasoning.tasks import load_problems, parse_task, refuse_overlap, verifier_of
 from reasoning.tasks.base import Demonstration
@@ -36,7 +36,7 @@ from reasoning.train.learner import Learner
 from reasoning.train.objective import Objective, objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.sources import DemonstrationSource, ModelSource, Source, order_of, read_demonstrations
-from verifiers import open_verifier
+from verifiers import Verifier, open_verifier
 
 HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains"})
 HARMLESS |= {"checkpoint_every", "log_every", "device", "max_rows"}
@@ -71,7 +71,7 @@ def train(options: TrainOptions, progress: Progress | None = None, log: Any = No
     check(options, goal)
     run = Path(options.run)
     settings = asdict(options)
-    write_run(run, "train", settings, same=set(settings) - HARMLESS | {"model"})
+    check_same(run, "train", settings, set(settings) - HARMLESS | {"model"})
     final = run / "model"
     if (final / "training.json").is_file():
         summary = json.loads((final / "training.json").read_text())
@@ -179,11 +179,17 @@ class _Run:
         options = self.options
         evaluation = load_problems(options.eval_task) if options.eval_task else []
         verifier = open_verifier(options.verifier or verifier_of(options.task))
-        self.run.mkdir(parents=True, exist_ok=True)
+        if self.goal.source == "model":
+            problems = load_problems(options.task)
+            refuse_overlap(problems, evaluation)
+        else:
+            problems = []
+            refuse_overlap([p for p, _ in self.demonstrations], evaluation)
+        write_run(self.run, "train", asdict(options))
         rows = keep_metrics(self.run / "metrics.jsonl", self.start)
         with Pool.open(self.run) as pool, Ledger(path=self.run) as ledger:
             self.pool, self.ledger = pool, ledger
-            source = self._source(verifier, evaluation)
+            source = self._source(problems, verifier)
 
             def measured(step: int) -> dict[str, float]:
                 if not evaluation:
@@ -216,16 +222,13 @@ class _Run:
             pool.seal()
         return self._save()
 
-    def _source(self, verifier: Any, evaluation: list[Any]) -> Source:
+    def _source(self, problems: list[Problem], verifier: Verifier) -> Source:
         options = self.options
         if self.goal.source == "demonstrations":
-            refuse_overlap([p for p, _ in self.demonstrations], evaluation)
             engine = self.engine
             return DemonstrationSource(
                 self.demonstrations, engine.tokenizer, engine.encode, options.problems_per_step, options.seed
             )
-        problems = load_problems(options.task)
-        refuse_overlap(problems, evaluation)
         return ModelSource(
             options, self.goal, problems, self.engine, verifier, self.pool, self.ledger, self.progress
         )

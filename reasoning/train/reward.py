@@ -28,7 +28,7 @@ from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent
 from reasoning.records import Cost, digest
-from reasoning.runfile import write_run
+from reasoning.runfile import check_same, write_run
 from reasoning.tasks import load_problems, refuse_overlap
 from reasoning.train.learner import make_optimizers, micro_batches
 from verifiers.learned import Card, Reader, features, probability, save_learned
@@ -72,7 +72,7 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
     progress = progress or Silent()
     say = log or (lambda line: None)
     run = Path(options.run)
-    write_run(run, "fit", asdict(options), same=set(asdict(options)) - {"run"})
+    check_same(run, "fit", asdict(options), set(asdict(options)) - {"run"})
     if (run / "verifier.json").is_file():
         return json.loads((run / "verifier.json").read_text())["measured"]
     examples = gather(options)
@@ -119,6 +119,7 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
         "flops": flops,
     }
     per_token, per_pair = reading_cost(engine.shape)
+    write_run(run, "fit", asdict(options))
     card = Card(kept, engine.model, per_token, per_pair, measured)
     partial = run / ".partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -118,7 +118,9 @@ def test_kl_estimators_average_to_the_kl_of_two_categoricals():
 
 def test_token_weights_sum_as_each_reduction_says():
     lengths = np.array([2, 6, 0])
-    assert (token_weights(lengths, "sequence_mean", 10) * lengths).tolist() == pytest.approx([1 / 3, 1 / 3, 0])
+    assert (token_weights(lengths, "sequence_mean", 10) * lengths).tolist() == pytest.approx(
+        [1 / 3, 1 / 3, 0]
+    )
     assert (token_weights(lengths, "token_mean", 10) * lengths).sum() == pytest.approx(1)
     assert (token_weights(lengths, "max_length", 10) * lengths).sum() == pytest.approx(8 / 30)
 

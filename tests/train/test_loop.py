@@ -1,0 +1,204 @@
+"""The loop as a whole: it trains, it resumes to the bit, it refuses what would fool its user."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reasoning.errors import UserError
+from reasoning.pool import Pool
+from reasoning.train.loop import keep_metrics, train
+from reasoning.train.options import TrainOptions
+from reasoning.train.sources import choose, read_demonstrations
+
+SMALL = "new:tiny:hidden=32,layers=1,heads=2,kv_heads=1,ffn=48,words=160"
+TIMES = {"step_time", "verifier_seconds"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the loop may catch it."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    reward = "def even(response, **_):\n    return float(len(response) % 2 == 0)\n"
+    (folder / "reward.py").write_text(reward)
+    train(sft(folder))
+    return folder
+
+
+def sft(folder, **changes):
+    options = TrainOptions(
+        run=str(folder / "base"),
+        objective="sft",
+        model=SMALL,
+        task="word:train",
+        eval_task="word:dev:n=4",
+        steps=6,
+        problems_per_step=8,
+        optimizer="muon",
+        lr=5e-3,
+        schedule="cosine",
+        max_new_tokens=24,
+        eval_every=3,
+        checkpoint_every=2,
+    )
+    return replace(options, **changes)
+
+
+def reinforce(folder, run, objective, **changes):
+    options = TrainOptions(
+        run=str(folder / run),
+        objective=objective,
+        model=str(folder / "base" / "model"),
+        task="word:train:n=32",
+        eval_task="word:dev:n=4",
+        verifier=f"{folder}/reward.py:even",
+        steps=5,
+        problems_per_step=4,
+        chains_per_problem=4,
+        minibatch=6,
+        keep_correct=3,
+        optimizer="muon",
+        lr=2e-3,
+        max_new_tokens=16,
+        eval_every=2,
+        eval_chains=2,
+        checkpoint_every=2,
+    )
+    return replace(options, **changes)
+
+
+def metrics(folder, run):
+    rows = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def killed_at(options, step):
+    """Run until the line of ``step`` was logged, then die as by SIGKILL."""
+
+    def log(text):
+        if text.split()[1].startswith(f"{step}/"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(replace(options, log_every=1), log=log)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "expert_iteration"])
+def test_a_killed_run_ends_with_the_same_bits(home, objective):
+    whole = train(reinforce(home, f"{objective}/run", objective))
+    other = home / f"{objective}_killed"
+    for step in (1, 3, 5):
+        killed_at(reinforce(home, f"{objective}_killed/run", objective, log_every=1), step)
+    resumed = train(reinforce(home, f"{objective}_killed/run", objective, log_every=1))
+    assert resumed.resumed_at == 4
+    a, b = load_file(whole.folder / "model.safetensors"), load_file(resumed.folder / "model.safetensors")
+    base = load_file(home / "base" / "model" / "model.safetensors")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert not all(torch.equal(a[n], base[n]) for n in a)
+    assert metrics(home, f"{objective}/run") == metrics(other, "run")
+    assert whole.summary == resumed.summary
+    with Pool.open(home / objective / "run") as one, Pool.open(other / "run") as two:
+        assert one.keys() == two.keys()
+        assert [c.token_ids for c in one.chains()] == [c.token_ids for c in two.chains()]
+
+
+def test_the_cold_start_resumes_to_the_bit(home):
+    killed_at(sft(home, run=str(home / "again" / "base")), 5)
+    resumed = train(sft(home, run=str(home / "again" / "base"), log_every=1))
+    assert resumed.resumed_at == 4
+    a = load_file(home / "base" / "model" / "model.safetensors")
+    b = load_file(resumed.folder / "model.safetensors")
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert metrics(home, "base") == metrics(home / "again", "base")
+
+
+def test_a_finished_run_is_left_alone(home):
+    before = (home / "base" / "model" / "model.safetensors").stat().st_mtime_ns
+    again = train(sft(home))
+    assert again.finished_before
+    assert (home / "base" / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_configuration_is_refused(home):
+    with pytest.raises(UserError, match="was begun with --lr 0.005, not 0.1"):
+        train(sft(home, lr=0.1))
+
+
+def test_metrics_carry_the_names_of_the_field(home):
+    train(reinforce(home, "named", "grpo", steps=2))
+    rows = metrics(home, "named")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert {"eval/pass@1", "eval/pass@2", "eval/maj@2"} <= rows[0].keys()
+    wanted = {
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+    }
+    wanted |= {"entropy", "grad_norm", "lr", "loss", "clip_ratio/low", "clip_ratio/high", "flops/sample"}
+    wanted |= {"sampling_logp_difference/mean", "sampling_logp_difference/max", "wasted_token_fraction"}
+    assert wanted <= rows[1].keys()
+    assert rows[1]["sampling_logp_difference/max"] < 0.2  # off-policy only by the minibatches before
+    assert 0 < rows[1]["reward"] < 1
+
+
+def test_the_first_minibatch_is_on_policy_to_rounding(home):
+    train(reinforce(home, "onpolicy", "grpo", steps=1, minibatch=0))
+    assert metrics(home, "onpolicy")[1]["sampling_logp_difference/max"] < 1e-4
+
+
+def test_training_on_evaluation_problems_is_refused(home):
+    with pytest.raises(UserError, match="evaluation"):
+        train(reinforce(home, "leak", "grpo", task="word:dev:n=8", eval_task="word:dev:n=4"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 0}, "--steps must be 1 or above"),
+        ({"lr": 0.0}, "--lr must be above 0"),
+        ({"temperature": 0.0}, "greedy roll-outs"),
+        ({"chains_per_problem": 1}, "compares the chains of a group"),
+        ({"model": "new:tiny"}, "empty model"),
+        ({"model": "new:tiyn"}, "empty model"),
+        ({"objective": "gpro"}, "Did you mean 'grpo'"),
+        ({"task": "wrod:train"}, "Did you mean 'word'"),
+        ({"optimizer": "moun"}, "muon"),
+        ({"model": "no/such/folder"}, "No model"),
+    ],
+)
+def test_mistakes_are_named(home, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        train(replace(reinforce(home, "wrong", "grpo"), run=str(tmp_path / "run"), **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_problem_comes_once_before_any_comes_again():
+    picked = [i for step in range(5) for i in choose(10, 4, step, seed=1)]
+    assert sorted(picked[:10]) == list(range(10))
+    assert sorted(picked[10:]) == list(range(10))
+    assert picked[:10] != picked[10:]
+
+
+def test_demonstrations_from_a_file(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"prompt": "1+1=", "completion": " 2"}\n\n{"prompt": "2+2="}\n')
+    with pytest.raises(UserError, match="line 3"):
+        read_demonstrations(path)
+    path.write_text('{"prompt": "1+1=", "completion": " 2"}\n')
+    [(problem, completion)] = read_demonstrations(path)
+    assert (problem.prompt, completion) == ("1+1=", " 2")
+
+
+def test_a_torn_metrics_line_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"ste')
+    assert keep_metrics(path, 1) == [{"step": 0}, {"step": 1}]
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
