@@ -7,25 +7,19 @@ nothing of how an engine samples or what a verifier looks for.
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
-from reasoning.budget import Budget, Ledger, Reservation
+from reasoning.budget import Ledger
+from reasoning.drawing import BATCH_CHAINS, BATCH_SECONDS, Drawer, default_sampling
 from reasoning.engines.base import Engine
-from reasoning.errors import BudgetError, EngineError, PoolError
+from reasoning.errors import BudgetError, EngineError
 from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_key
 from verifiers.base import Attempt, Verdict, Verifier
 
-BATCH_CHAINS = 512
-BATCH_SECONDS = 1.0
 _TRUNCATION_WARNING = 0.05
-
-Want = tuple[int, int]
-"""(sample index, position of the problem): sorted, it is the order in which a short purse is spent."""
 
 
 @dataclass(slots=True)
@@ -99,190 +93,53 @@ def sample(
     """
     sampling = sampling or default_sampling(engine)
     ledger = ledger if ledger is not None else Ledger()
+    progress = progress or Silent()
     pool.add_problems(problems)
-    register_model(engine, pool)
-    ledger.recover(pool.charges())
-    wants, keys = _wants(problems, engine.model, sampling, n)
-    missing = set(pool.missing(keys))
-    todo = sorted(want for want, key in zip(wants, keys, strict=True) if key in missing)
-    report = SampleReport(len(wants), len(wants) - len(todo), max_new_tokens=sampling.max_new_tokens)
-    job = _Job(problems, engine, pool, ledger, sampling, progress or Silent(), report, phase)
-    job.show()
-    while todo:
-        worst = job.cumulative_worst(todo)
-        count, held = job.reserve(worst)
-        if held is None:
-            if report.drawn == 0 and ledger.spent.cost == Cost() and ledger.budget is not None:
-                raise BudgetError(
-                    f"The budget {ledger.budget} cannot pay for one chain, which may take up to "
-                    f"{worst[0].tokens} tokens and {worst[0].flops:.3g} FLOPs. Raise it, or lower max_new_tokens."
-                )
-            report.unaffordable = len(todo)
-            break
-        with held:
-            job.draw(todo[:count], held, batch_chains, batch_seconds)
-        todo = todo[count:]
+    draws = _missing(problems, engine.model, sampling, n, pool)
+    todo = sum(len(d.indices) for d in draws)
+    report = SampleReport(n * len(problems), n * len(problems) - todo, max_new_tokens=sampling.max_new_tokens)
+
+    def show(chains: Sequence[Chain]) -> None:
+        report.drawn += len(chains)
+        report.truncated += sum(c.truncated for c in chains)
+        report.cost = drawer.total.cost
+        progress.update(
+            done=report.present + report.drawn,
+            total=report.wanted,
+            output_tokens=report.cost.output_tokens,
+            budget=budget_text(ledger),
+        )
+
+    drawer = Drawer(engine, ledger, pool, show, phase, "", batch_chains, batch_seconds)
+    show([])
+    untouched = ledger.spent.cost == Cost()
+    try:
+        outcome = drawer.draw(draws)
+    except KeyboardInterrupt:
+        have = report.present + report.drawn
+        raise KeyboardInterrupt(
+            f"{have} of {report.wanted} chains are kept in {pool.path}; the same command goes on from there."
+        ) from None
+    report.unaffordable, report.unavailable = outcome.unaffordable, outcome.unavailable
+    if untouched and outcome.unaffordable == todo > 0:
+        worst = drawer.worst_of_one(draws[0])
+        raise BudgetError(
+            f"The budget {ledger.budget} cannot pay for one chain, which may take up to {worst.tokens} tokens "
+            f"and {worst.flops:.3g} FLOPs. Raise it, or lower max_new_tokens."
+        )
     return report
 
 
-def default_sampling(engine: Engine) -> Sampling:
-    """The sampling parameters that an engine suggests (``engine.sampling``), or the plain ones."""
-    return getattr(engine, "sampling", None) or Sampling()
-
-
-def register_model(engine: Engine, pool: Pool) -> None:
-    if not pool.models().get(engine.model):
-        pool.add_model(engine.model, {"shape": engine.shape.to_json()} if engine.shape else {})
-
-
-def _wants(
-    problems: Sequence[Problem], model: str, sampling: Sampling, n: int
-) -> tuple[list[Want], list[str]]:
-    wants = [(index, at) for at in range(len(problems)) for index in range(n)]
-    keys = [chain_key(model, sampling, problems[at].id, problems[at].prompt, index) for index, at in wants]
-    return wants, keys
-
-
-class _Job:
-    """One call of `sample`: the parts that every step needs."""
-
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        engine: Engine,
-        pool: Pool,
-        ledger: Ledger,
-        sampling: Sampling,
-        progress: Progress,
-        report: SampleReport,
-        phase: str,
-    ):
-        self.problems = problems
-        self.engine = engine
-        self.pool = pool
-        self.ledger = ledger
-        self.sampling = sampling
-        self.progress = progress
-        self.report = report
-        self.phase = phase
-        self.seconds = 0.0
-        self._worst: dict[tuple[int, int], Cost] = {}
-
-    def draws(self, wants: Sequence[Want]) -> list[Draw]:
-        """One draw per problem, in problem order."""
-        indices: dict[int, list[int]] = {}
-        for index, at in wants:
-            indices.setdefault(at, []).append(index)
-        return [Draw(self.problems[at], self.sampling, tuple(indices[at])) for at in sorted(indices)]
-
-    def cumulative_worst(self, wants: Sequence[Want]) -> list[Cost]:
-        """Worst case of the first 1, 2, ... wants together; one entry, for all, where there is no limit."""
-        if self.ledger.budget is None:
-            return [Cost()] * len(wants)
-        counts: dict[int, int] = {}
-        steps: list[Cost] = []
-        for _, at in wants:
-            counts[at] = k = counts.get(at, 0) + 1
-            before, after = self.worst(at, k - 1), self.worst(at, k)
-            steps.append(Cost(prompt_tokens=after.tokens - before.tokens, flops=after.flops - before.flops))
-        return list(accumulate(steps))
-
-    def worst(self, at: int, count: int) -> Cost:
-        """Worst case of ``count`` chains of one problem (it depends on how many, not on which)."""
-        if count == 0:
-            return Cost()
-        if (at, count) not in self._worst:
-            draw = Draw(self.problems[at], self.sampling, tuple(range(count)))
-            self._worst[at, count] = self.engine.worst_case(draw)
-        return self._worst[at, count]
-
-    def reserve(self, worst: list[Cost]) -> tuple[int, Reservation | None]:
-        """Reserve for as many of the wants as fit; (0, None) when not even one does."""
-        most = self._most_in_time(len(worst))
-        count = bisect_right(range(1, most + 1), False, key=lambda k: not self.ledger.fits(worst[k - 1], k))
-        while count > 0:  # another thread may have spent in between
-            if held := self.ledger.reserve(worst[count - 1], count, phase=self.phase):
-                return count, held
-            count -= 1
-        return 0, None
-
-    def _most_in_time(self, most: int) -> int:
-        """With a limit in seconds: about as many chains as half of what is left is good for."""
-        budget = self.ledger.budget or Budget()
-        if budget.seconds is None:
-            return most
-        if self.seconds == 0:
-            return min(most, 16)
-        rate = self.report.drawn / self.seconds
-        return max(1, min(most, int(rate * self.ledger.left().seconds / 2)))
-
-    def draw(self, wants: Sequence[Want], held: Reservation, batch_chains: int, batch_seconds: float) -> None:
-        expected = set(_wants_keys(self, wants))
-        arrived: list[Chain] = []
-        since = time.monotonic()
-
-        def store() -> None:
-            nonlocal since
-            seconds = time.monotonic() - since
-            self.store(arrived, held, seconds)
-            since += seconds
-            arrived.clear()
-
-        stream = self.engine.generate(self.draws(wants))
-        try:
-            for chain in stream:
-                if chain.key not in expected:
-                    raise EngineError(
-                        f"{self.engine.model} returned chain {chain.key}, which nobody asked for."
-                    )
-                expected.discard(chain.key)
-                arrived.append(chain)
-                if len(arrived) >= batch_chains or time.monotonic() - since >= batch_seconds:
-                    store()
-        except PoolError:
-            raise
-        except BaseException as e:
-            store()  # what has arrived is paid for
-            if isinstance(e, KeyboardInterrupt):
-                have = self.report.present + self.report.drawn
-                raise KeyboardInterrupt(
-                    f"{have} of {self.report.wanted} chains are kept in {self.pool.path}; "
-                    "the same command goes on from there."
-                ) from None
-            raise
-        store()
-        self.report.unavailable += len(expected)
-
-    def store(self, chains: Sequence[Chain], held: Reservation, seconds: float) -> None:
-        if not chains:
-            return
-        cost = replace(sum((c.cost for c in chains), Cost()), seconds=seconds)
-        whole = [c for c in chains if c.finish_reason in ("stop", "length")]
-        discarded = sum(c.cost.output_tokens for c in chains if c.finish_reason not in ("stop", "length"))
-        charge = held.prepare(cost, len(chains), discarded)
-        self.pool.append(whole, charges=[charge] if self.ledger.durable else [])
-        report = self.report
-        report.drawn += len(whole)
-        report.unavailable += len(chains) - len(whole)
-        report.truncated += sum(c.truncated for c in whole)
-        report.cost += cost
-        self.seconds += seconds
-        held.commit(charge, final=False)
-        self.show()
-
-    def show(self) -> None:
-        self.progress.update(
-            done=self.report.present + self.report.drawn,
-            total=self.report.wanted,
-            output_tokens=self.report.cost.output_tokens,
-            budget=budget_text(self.ledger),
-        )
-
-
-def _wants_keys(job: _Job, wants: Sequence[Want]) -> Iterator[str]:
-    for index, at in wants:
-        problem = job.problems[at]
-        yield chain_key(job.engine.model, job.sampling, problem.id, problem.prompt, index)
+def _missing(problems: Sequence[Problem], model: str, sampling: Sampling, n: int, pool: Pool) -> list[Draw]:
+    """One draw per problem, of the chains that the pool does not have."""
+    keys = [chain_key(model, sampling, p.id, p.prompt, i) for p in problems for i in range(n)]
+    missing = set(pool.missing(keys))
+    draws = []
+    for at, problem in enumerate(problems):
+        indices = tuple(i for i, key in enumerate(keys[at * n : (at + 1) * n]) if key in missing)
+        if indices:
+            draws.append(Draw(problem, sampling, indices))
+    return draws
 
 
 def budget_text(ledger: Ledger) -> str:
