@@ -1,0 +1,60 @@
+import argparse
+import tomllib
+from dataclasses import asdict, dataclass
+
+import pytest
+
+from reasoning.errors import UserError
+from reasoning.options import add_flags, from_mapping, option, to_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Some:
+    run: str = option(..., "folder")
+    n: int = option(4, "chains")
+    lr: float = option(0.5, "rate, 100% of it")
+    stop: list[str] = option([], "stop strings")
+    fast: bool = option(False, "be fast")
+    clip: float | None = option(None, "clip")
+    kind: str = option("a", "kind", choices=("a", "bee"))
+
+
+def read(*arguments):
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Some, ("run",))
+    return from_mapping(Some, vars(parser.parse_args(arguments)), "some")
+
+
+def test_flags_and_defaults():
+    assert read("x") == Some(run="x")
+    got = read("x", "-n", "2e3", "--lr", "1e-3", "--stop", "a", "--stop", "b", "--fast", "--clip", "0.2")
+    assert got == Some(run="x", n=2000, lr=1e-3, stop=["a", "b"], fast=True, clip=0.2)
+
+
+def test_help_survives_a_percent_sign(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert "100% of it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"run": "x", "m": 1}, "Unknown key in some 'm'"),
+        ({"run": "x", "n": 1.5}, "not a whole number"),
+        ({"run": "x", "n": True}, "not a whole number"),
+        ({"run": "x", "fast": "yes"}, "not a true or false"),
+        ({"run": "x", "kind": "be"}, "Did you mean 'bee'"),
+        ({}, "some needs --run: folder"),
+        ({"run": 3}, "not a text"),
+    ],
+)
+def test_wrong_values_are_named(values, words):
+    with pytest.raises(UserError, match=words):
+        from_mapping(Some, values, "some")
+
+
+def test_toml_round_trip():
+    some = Some(run='a "quoted"\nline', n=3, lr=1e-20, stop=["é", "\\"], fast=True)
+    text = to_toml({"versions": {"x": "1"}, "some": asdict(some)})
+    assert from_mapping(Some, tomllib.loads(text)["some"], "some") == some
