@@ -20,12 +20,13 @@ from reasoning.tasks.files import read_jsonl
 class Recorded:
     """One problem and the responses recorded for it, in the order they were recorded.
 
+    responses: None where there was none to record; later ones keep their number.
     labels: the publisher's verdict of each. scores: its reward model's, where there is one. answers: the
     answer that the publisher read out of each, where it was kept.
     """
 
     problem: Problem
-    responses: tuple[str, ...]
+    responses: tuple[str | None, ...]
     labels: tuple[bool, ...]
     scores: tuple[float, ...] = ()
     answers: tuple[str, ...] = ()
@@ -55,6 +56,14 @@ def game24(folder: Path, prompting: str) -> list[Recorded]:
         )
         for row in rows(folder, file)
     ]
+
+
+def mean_output_tokens(folder: Path, prompting: str) -> list[int]:
+    """Tokens of a response to each puzzle, averaged over its 100, from the recorded running total."""
+    file = f"{GAME24}/gpt-4_0.7_naive_{prompting}_sample_100_start900_end1000.jsonl"
+    totals = [(row["usage_so_far"]["completion_tokens"], len(row["ys"])) for row in rows(folder, file)]
+    before = [0, *(total for total, _ in totals)]
+    return [round((total - was) / count) for (total, count), was in zip(totals, before, strict=False)]
 
 
 def game24_tree(folder: Path) -> list[Recorded]:
@@ -145,15 +154,15 @@ def gsm8k_examples(folder: Path, model: str) -> list[Recorded]:
 
 
 def zeroeval(folder: Path) -> tuple[list[str], list[Recorded]]:
-    """(names of the 44 models, their greedy answers to the 1,319 GSM8K test problems), the answers in the
-    order of the names. Only the answers were kept, without labels; "" where a model gave none or was not run.
+    """(names of the 44 models, their greedy answers to the 1,319 GSM8K test problems in the order of the names).
+
+    Only the answers were kept, without labels: "" where a model gave none, None where it was not run.
     """
     table = list(rows(folder, "recorded/zeroeval_gsm8k_x44models/gsm.jsonl"))
     models = sorted({sample["model"] for row in table for sample in row["samples"]})
     out: list[Recorded] = []
     for row in table:
-        by_model = {sample["model"]: sample["answer"] for sample in row["samples"]}
-        answers = tuple(str(by_model.get(model) or "") for model in models)
+        answers = {sample["model"]: str(sample["answer"] or "") for sample in row["samples"]}
         problem = Problem.make(row["question"], str(row["gold"]), "gsm8k")
-        out.append(Recorded(problem, answers, (), answers=answers))
+        out.append(Recorded(problem, tuple(answers.get(model) for model in models), ()))
     return models, out
