@@ -1,0 +1,227 @@
+"""The iso-compute picture: for my compute, should I train more or search more? Needs matplotlib.
+
+Left, what one answer of a given quality costs once training is spread over the queries it serves: two lines
+that cross at the break-even. Right, the map: for a number of queries and a spend per query, which model
+reaches the highest accuracy, with lines of equal accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.patheffects as effects
+import numpy as np
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from scipy.ndimage import binary_erosion
+
+from reasoning.iso_compute import BreakEven, IsoCompute
+from reasoning.report import words
+from reasoning.report.style import colour, drawing, nice_ticks, number_ticks
+
+SAME = 0.01
+"""Models within a point of the best count as equally good on the map: the difference would decide nothing."""
+_SAME_TINT = (0.86, 0.86, 0.86)
+_HALO = [effects.withStroke(linewidth=3, foreground="white")]
+
+
+def training_or_search(
+    iso: IsoCompute, labels: Mapping[str, str], models: Sequence[str], narrow: bool = False
+) -> Figure:
+    """Both panels; colours are those of ``models``' order in every picture."""
+    rows, columns = (2, 1) if narrow else (1, 2)
+    with drawing(*((4.8, 9.6) if narrow else (11.5, 5.3))) as figure:
+        left, right = figure.subplots(rows, columns, squeeze=False).flat
+        inks = {model: colour(models.index(model)) for model in models}
+        _amortised(left, iso, labels, inks)
+        same = _map(right, iso, labels, inks)
+        handles = [
+            Patch(color=_tint(inks[e.model]), label=f"{'train' if i else 'search'} {labels[e.model]}")
+            for i, e in enumerate(iso.envelopes)
+        ]
+        if same:
+            handles.append(Patch(color=_SAME_TINT, label="the same within a point"))
+        right.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2 if narrow else 4,
+            fontsize=9,
+        )
+    return figure
+
+
+def _query_range(iso: IsoCompute) -> tuple[float, float]:
+    """From where training costs ten times the longest search to where it costs a tenth of the cheapest."""
+    training = [e.training_flops for e in iso.envelopes if e.training_flops > 0]
+    most, least = max(e.flops[-1] for e in iso.envelopes), min(e.flops[0] for e in iso.envelopes)
+    low, high = min(training) / most / 10, max(training) / least * 10
+    crossings = [b.queries for b in iso.headline if b.verdict == "break_even"]
+    return max(min([low, *(q / 20 for q in crossings)]), 1.0), max([high, *(q * 5 for q in crossings)])
+
+
+def _amortised(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[str, str]) -> None:
+    first, last = _query_range(iso)
+    queries = np.geomspace(first, last, 400)
+    lines = {iso.base: np.full(len(queries), iso.headline[0].base_flops)}
+    for b in iso.headline:
+        if math.isfinite(b.trained_flops):
+            lines[b.model] = b.training_flops / queries + b.trained_flops
+    bottom = min(line.min() for line in lines.values()) / 1.6
+    top = lines[iso.base][0] * 25
+    names = list(lines)
+    cheapest = np.argmin([lines[name] for name in names], axis=0)
+    trains = cheapest > 0
+    for search, action in ((True, "search more"), (False, "train more")):
+        where = queries[trains != search]
+        if len(where) == 0:
+            continue
+        # The colour of whoever is cheapest in the middle of the stretch.
+        ink = inks[names[int(np.median(cheapest[trains != search]))]]
+        panel.axvspan(where[0], where[-1], color=ink, alpha=0.10, linewidth=0)
+        # Below the base's line on the left and above it on the right nothing else is drawn.
+        height = math.sqrt(bottom * lines[iso.base][0]) if search else top / 2
+        if math.log(where[-1] / where[0]) > 0.2 * math.log(last / first):
+            panel.text(
+                math.sqrt(where[0] * where[-1]),
+                height,
+                action,
+                ha="center",
+                va="center",
+                fontsize=12,
+                weight="bold",
+                color=ink,
+                in_layout=False,
+                path_effects=_HALO,
+            )
+    for name, line in lines.items():
+        b = next((b for b in iso.headline if b.model == name), None)
+        panel.plot(queries, line, color=inks[name], linewidth=2.4, label=_legend_line(labels[name], b))
+    for b in iso.headline:
+        if b.verdict == "break_even" and first <= b.queries <= last:
+            _mark(panel, b, inks[b.model], (first, last), bottom)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlim(first, last)
+    panel.set_ylim(bottom, top)
+    number_ticks(panel.xaxis, nice_ticks(first, last, 8))
+    number_ticks(panel.yaxis, nice_ticks(bottom, top, 8))
+    panel.set_title(f"What one answer costs at {words.percent(iso.headline[0].accuracy)}% accuracy")
+    panel.set_xlabel("queries that the training serves")
+    panel.set_ylabel("total FLOPs per query (training share + search)")
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9)
+
+
+def _legend_line(label: str, b: BreakEven | None) -> str:
+    if b is None:
+        return f"search {label}"
+    if b.verdict != "break_even":
+        return f"train {label}: never cheaper"
+    interval = "" if math.isnan(b.low) else f" ({words.queries(b.low)} to {words.queries(b.high)})"
+    return f"train {label}: break-even at {words.queries(b.queries)} queries{interval}"
+
+
+def _mark(panel: Any, b: BreakEven, ink: str, limits: tuple[float, float], bottom: float) -> None:
+    """The crossing, its interval along the base's line, and a dotted line down to the axis."""
+    panel.plot(
+        [b.queries], [b.base_flops], marker="o", markersize=9, color=ink, markeredgecolor="white", zorder=7
+    )
+    panel.plot([b.queries] * 2, [b.base_flops, bottom], color=ink, linewidth=1.1, linestyle=":")
+    if not math.isnan(b.low):
+        ends = [min(max(v, limits[0]), limits[1]) for v in (b.low, b.high)]
+        panel.plot(
+            ends, [b.base_flops] * 2, color=ink, linewidth=6, alpha=0.4, solid_capstyle="round", zorder=5
+        )
+
+
+def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[str, str]) -> bool:
+    """The map; True where some of it is "the same within a point"."""
+    first, last = _query_range(iso)
+    least, most = min(e.flops[0] for e in iso.envelopes), max(e.flops[-1] for e in iso.envelopes)
+    queries, spend = np.geomspace(first, last, 420), np.geomspace(least, most * 3, 380)
+    reached = np.stack(
+        [e.reached(spend[:, None] - e.training_flops / queries[None, :]) for e in iso.envelopes]
+    )  # (models, spends, queries)
+    reached = np.where(np.isnan(reached), -1.0, reached)
+    best, winner = reached.max(axis=0), reached.argmax(axis=0)
+    same = (reached[0] >= 0) & (np.abs(reached[0] - reached[1:].max(axis=0)) <= SAME)
+    region = np.where(same, len(iso.envelopes), winner)
+    tints = [_tint(inks[e.model]) for e in iso.envelopes] + [_SAME_TINT]
+    panel.pcolormesh(
+        queries,
+        spend,
+        region,
+        cmap=ListedColormap(tints),
+        vmin=-0.5,
+        vmax=len(tints) - 0.5,
+        shading="nearest",
+        rasterized=True,
+    )
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    levels = _levels(best)
+    if levels:
+        lines = panel.contour(queries, spend, 100 * best, levels=levels, colors="#333333", linewidths=0.8)
+        panel.clabel(lines, fmt=lambda level: f"{level:g}%", fontsize=8, inline_spacing=2)
+    for i, e in enumerate(iso.envelopes):
+        spot = _roomy_spot(region == i)
+        if spot is not None:
+            text = f"train {labels[e.model]}" if i else f"search {labels[e.model]}"
+            panel.text(
+                queries[spot[1]],
+                spend[spot[0]],
+                text,
+                color=inks[e.model],
+                ha="center",
+                va="center",
+                weight="bold",
+                fontsize=11,
+                path_effects=_HALO,
+                zorder=6,
+                in_layout=False,
+            )
+    for b in iso.headline:
+        if b.verdict == "break_even" and first <= b.queries <= last:
+            panel.plot(
+                [b.queries],
+                [b.base_flops],
+                marker="o",
+                markersize=8,
+                color=inks[b.model],
+                markeredgecolor="white",
+                zorder=7,
+            )
+    panel.grid(False)
+    number_ticks(panel.xaxis, nice_ticks(first, last, 8))
+    number_ticks(panel.yaxis, nice_ticks(spend[0], spend[-1], 8))
+    panel.set_title("Where a budget reaches most (lines: accuracy)")
+    panel.set_xlabel("queries that the training serves")
+    panel.set_ylabel("total FLOPs per query that you can spend")
+    return bool(same.any())
+
+
+def _tint(ink: str) -> tuple[float, float, float]:
+    red, green, blue = (1 - 0.32 * (1 - channel) for channel in to_rgb(ink))
+    return red, green, blue
+
+
+def _levels(best: Any) -> list[float]:
+    """Whole tens, 95 and 99, that lie inside the range of accuracies."""
+    inside = 100 * best
+    return [v for v in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99) if inside.min() < v < inside.max()]
+
+
+def _roomy_spot(mask: Any) -> tuple[int, int] | None:
+    """(row, column) in the middle of a region that has room for its name; None where there is none."""
+    rows, columns = mask.shape
+    # Text is wide and flat: a box of 30% x 8% of the panel must fit, so erosion is by that box.
+    fits = binary_erosion(mask, np.ones((1, columns * 3 // 10)))
+    fits = binary_erosion(fits, np.ones((rows * 8 // 100, 1)))
+    if not fits.any():
+        return None
+    where = np.argwhere(fits)
+    row, column = where[np.argmin(((where - where.mean(axis=0)) ** 2).sum(axis=1))]
+    return int(row), int(column)
