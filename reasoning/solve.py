@@ -1,0 +1,250 @@
+"""Run a search on many problems: one driver that batches what all of them ask for into few engine calls,
+charges the ledger before and after, and writes the pool. It knows nothing of any strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reasoning.budget import Ledger
+from reasoning.drawing import BATCH_CHAINS, Drawer, default_sampling, draw_keys
+from reasoning.engines.base import Engine
+from reasoning.errors import UserError
+from reasoning.pool import Pool
+from reasoning.progress import Progress, Silent
+from reasoning.records import Chain, Cost, Draw, Problem, Sampling
+from reasoning.sampling import attempt, budget_text, judge, scoring_worst
+from reasoning.search.base import Answer, Candidate, Judge, Request, Search, Steps
+from verifiers.base import Attempt, Verdict, Verifier
+from verifiers.exact import Exact
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a search came to on one problem, and what it took.
+
+    chains: keys of all chains that it was given, in the order in which it asked. cost: of all of these and of
+    scoring them, whether they were drawn now or found in the pool. short: it was given fewer chains or scores
+    than it asked for. discarded_tokens: output of chains that had no part in the answer; in cost already.
+    """
+
+    problem_id: str
+    answer: Answer
+    cost: Cost
+    chains: tuple[str, ...] = ()
+    discarded_tokens: int = 0
+    short: bool = False
+
+    @property
+    def samples(self) -> int:
+        return len(self.chains)
+
+
+def solve(
+    problems: Sequence[Problem],
+    search: Search,
+    engine: Engine,
+    ledger: Ledger | None = None,
+    pool: Pool | None = None,
+    scorer: Verifier | None = None,
+    extractor: Verifier | None = None,
+    sampling: Sampling | None = None,
+    *,
+    progress: Progress | None = None,
+    phase: str = "search",
+) -> list[Solution]:
+    """One `Solution` per problem, in order.
+
+    Chains and scores that ``pool`` has are taken from there (and are not charged again); the others are
+    drawn, charged and stored, so that a killed search goes on where it stopped. When the purse is short,
+    draws return fewer chains and judgements no score, spread evenly over the problems, and the search answers
+    with those.
+
+    scorer: judges chains for strategies that need it; unless it is an oracle it is never shown the reference.
+    extractor: gives the answer that a chain votes for; it is never shown the reference, whichever it is, so
+    voting stays deployable. By default the stated answer as text.
+
+    Raises UserError when the search needs a scorer and there is none, EngineError, PoolError.
+    """
+    if search.needs_scorer and scorer is None:
+        raise UserError(f"{search.name} needs a scorer, such as --scorer learned:PATH.")
+    ledger = ledger if ledger is not None else Ledger()
+    sampling = sampling or default_sampling(engine)
+    run = _Run(engine, ledger, pool, scorer, extractor or Exact(), search.name, phase)
+    run.add(problems)
+    games = [_Game(problem, search(problem, sampling)) for problem in problems]
+    progress = progress or Silent()
+    while asking := [g for g in games if g.asked]:
+        run.draw([(g, r) for g in asking for r in g.asked if isinstance(r, Draw)])
+        run.score([(g, r) for g in asking for r in g.asked if isinstance(r, Judge)])
+        for game in asking:
+            game.move([run.result(game, request) for request in game.asked])
+        progress.update(
+            done=sum(not g.asked for g in games),
+            total=len(games),
+            output_tokens=run.drawer.total.cost.output_tokens,
+            budget=budget_text(ledger),
+        )
+    solutions = [run.solution(game) for game in games]
+    run.note_discarded(games)
+    return solutions
+
+
+class _Game:
+    """One problem and its running search."""
+
+    def __init__(self, problem: Problem, steps: Steps):
+        self.problem = problem
+        self.steps = steps
+        self.asked: list[Request] = []
+        self.answer = Answer()
+        self.chains: dict[str, None] = {}
+        self.scored: dict[str, None] = {}
+        self.short = False
+        self._listed = False
+        self._advance(None)
+
+    def move(self, results: list[Any]) -> None:
+        self._advance(results if self._listed else results[0])
+
+    def _advance(self, result: Any) -> None:
+        """On to the next requests. An empty list of requests is answered with an empty list at once."""
+        try:
+            while True:
+                asked = next(self.steps) if result is None else self.steps.send(result)
+                self._listed = isinstance(asked, list)
+                self.asked = asked if isinstance(asked, list) else [asked]
+                if self.asked:
+                    return
+                result = []
+        except StopIteration as end:
+            self.asked, self.answer = [], end.value
+
+
+class _Run:
+    """What one call of `solve` shares between its problems. chains, answers, verdicts: by chain key."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        pool: Pool | None,
+        scorer: Verifier | None,
+        extractor: Verifier,
+        strategy: str,
+        phase: str,
+    ):
+        self.engine = engine
+        self.ledger = ledger
+        self.pool = pool
+        self.scorer = scorer
+        self.extractor = extractor
+        self.strategy = strategy
+        self.phase = phase
+        self.problems: dict[str, Problem] = {}
+        self.chains: dict[str, Chain] = {}
+        self.fresh: set[str] = set()
+        self.answers: dict[str, str | None] = {}
+        self.verdicts: dict[str, Verdict] = {}
+        self.drawer = Drawer(engine, ledger, pool, self._keep, phase, strategy)
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        self.problems = {p.id: p for p in problems}
+        if self.pool is None:
+            return
+        self.pool.add_problems(problems)
+        known = self.pool.chains(self.engine.model, problem_ids=list(self.problems), continuations=True)
+        self.chains = {c.key: c for c in known}
+        if self.scorer is not None:
+            self.verdicts = self.pool.verdicts(self.scorer.name)
+            self.pool.add_verdicts(self.scorer.name, {}, oracle=self.scorer.oracle)
+
+    def draw(self, requests: list[tuple[_Game, Draw]]) -> None:
+        """Draw what is asked for and not there yet, for all problems in one go."""
+        wanted: list[Draw] = []
+        coming: set[str] = set()
+        for _, draw in requests:
+            keys = draw_keys(draw, self.engine.model)
+            new = [
+                i for i, k in zip(draw.indices, keys, strict=True) if k not in self.chains and k not in coming
+            ]
+            coming.update(keys)
+            if new:
+                wanted.append(replace(draw, indices=tuple(new)))
+        if wanted:
+            self.drawer.draw(wanted)
+
+    def _keep(self, chains: Sequence[Chain]) -> None:
+        self.chains.update((c.key, c) for c in chains)
+        self.fresh.update(c.key for c in chains)
+
+    def score(self, requests: list[tuple[_Game, Judge]]) -> None:
+        """Judge the chains that have no score yet, as many as the purse affords."""
+        if self.scorer is None:
+            return
+        chains = {c.chain.key: c.chain for _, request in requests for c in request.candidates}
+        todo = [c for key, c in chains.items() if key not in self.verdicts]
+        while todo:
+            batch = todo[:BATCH_CHAINS]
+            attempts = [attempt(c, self.problems[c.problem_id], self.scorer.oracle) for c in batch]
+            held = None
+            while attempts and held is None:
+                worst = scoring_worst(self.scorer, attempts)
+                held = self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy)
+                if held is None:
+                    attempts = attempts[: len(attempts) // 2]
+            if held is None:
+                return
+            with held:
+                verdicts, cost = judge(self.scorer, attempts)
+                judged = {c.key: v for c, v in zip(batch, verdicts, strict=False)}
+                charge = held.prepare(cost)
+                if self.pool is not None:
+                    charges = [charge] if self.ledger.durable else []
+                    self.pool.add_verdicts(self.scorer.name, judged, charges=charges)
+                held.commit(charge)
+            self.verdicts.update(judged)
+            todo = todo[len(attempts) :]
+
+    def result(self, game: _Game, request: Request) -> list[Any]:
+        if isinstance(request, Draw):
+            keys = [k for k in draw_keys(request, self.engine.model) if k in self.chains]
+            game.short |= len(keys) < len(request.indices)
+            game.chains.update(dict.fromkeys(keys))
+            self._extract(game.problem, keys)
+            return [Candidate(self.chains[k], self.answers[k]) for k in keys]
+        keys = [c.chain.key for c in request.candidates]
+        game.scored.update(dict.fromkeys(k for k in keys if k in self.verdicts))
+        scores = [self.verdicts[k].score if k in self.verdicts else None for k in keys]
+        game.short |= None in scores
+        return scores
+
+    def _extract(self, problem: Problem, keys: Iterable[str]) -> None:
+        new = [k for k in keys if k not in self.answers]
+        whole = [k for k in new if not self.chains[k].truncated]
+        self.answers.update(dict.fromkeys(new))  # a chain that was cut off abstains
+        shown = [Attempt(problem.prompt, self.chains[k].text, None, problem.metadata) for k in whole]
+        verdicts, cost = judge(self.extractor, shown) if shown else ([], Cost())
+        self.answers.update((k, v.answer) for k, v in zip(whole, verdicts, strict=True))
+        if cost.tokens or cost.flops:
+            self.ledger.charge(cost, phase=self.phase, strategy=self.strategy)
+
+    def solution(self, game: _Game) -> Solution:
+        cost = sum((self.chains[k].cost for k in game.chains), Cost())
+        judged = [self.verdicts[k] for k in game.scored]
+        cost += Cost(
+            scored_tokens=sum(v.scored_tokens for v in judged),
+            flops=sum(v.flops for v in judged),
+        )
+        unused = game.answer.unused & set(game.chains)
+        discarded = sum(self.chains[k].cost.output_tokens for k in unused)
+        return Solution(game.problem.id, game.answer, cost, tuple(game.chains), discarded, game.short)
+
+    def note_discarded(self, games: Sequence[_Game]) -> None:
+        """What was drawn now and left unused, in the ledger's column for it; its cost is charged already."""
+        unused = self.fresh & {k for game in games for k in game.answer.unused}
+        if unused:
+            tokens = sum(self.chains[k].cost.output_tokens for k in unused)
+            self.ledger.charge(Cost(), phase=self.phase, strategy=self.strategy, discarded_tokens=tokens)
