@@ -191,7 +191,7 @@ def print_figures(figures: Sequence[Figure]) -> None:
     for f in figures:
         published = "" if f.published is None else f"{f.published:.{f.digits}f}"
         interval = "" if math.isnan(f.low) else f"{f.low:.1f} to {f.high:.1f}"
-        verdict = f.why or ("" if f.published is None else "none" if f.agrees else "not explained")
+        verdict = "" if f.published is None else "none" if f.agrees else f.why or "not explained"
         digits = max(f.digits, 1) if f.agrees else 2
         print(f"| {f.name} | {published} | {f.ours:.{digits}f} | {interval} | {verdict} |")
     print()
