@@ -13,6 +13,7 @@ MAX_CHARACTERS = 1_000_000
 """Longer responses are read from their end; an answer stands there."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+_BOXED_TOKEN = re.compile(r"\\?[A-Za-z0-9.]+")
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
@@ -61,13 +62,12 @@ def braces(text: str, start: int) -> int:
     return -1
 
 
-def boxes(text: str, most: int = 64) -> list[str]:
-    r"""Contents of the complete ``\boxed{...}`` and ``\fbox{...}``, outermost, in order; the last ``most``.
-    A box inside a box is unwrapped. ``\boxed 5`` (no braces) boxes one token."""
-    found: list[str] = []
+def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
+    r"""(start, end, content) of the complete ``\boxed{...}`` and ``\fbox{...}``, outermost, in order; the last
+    ``most``. A box that holds only a box is unwrapped. ``\boxed 5`` (no braces) boxes one token."""
+    found: list[tuple[int, int, str]] = []
     after = 0
-    starts = [m for m in _BOX.finditer(text)][-most:]
-    for match in starts:
+    for match in list(_BOX.finditer(text))[-most:]:
         if match.start() < after:
             continue
         at = match.end()
@@ -76,14 +76,20 @@ def boxes(text: str, most: int = 64) -> list[str]:
             if end < 0:
                 continue
             content, after = text[at + 1 : end - 1], end
-            inner = boxes(content)
-            found.append(inner[-1] if len(inner) == 1 and _BOX.match(content.strip()) else content)
+            while _BOX.match(content.strip()) and len(inner := box_spans(content)) == 1:
+                content = inner[0][2]
+            found.append((match.start(), end, content))
         else:
-            token = re.compile(r"\\?[A-Za-z0-9.]+").match(text, at)
+            token = _BOXED_TOKEN.match(text, at)
             if token:
-                found.append(token.group().rstrip("."))
                 after = token.end()
+                found.append((match.start(), after, token.group().rstrip(".")))
     return found
+
+
+def boxes(text: str) -> list[str]:
+    """The contents of `box_spans`."""
+    return [content for _, _, content in box_spans(text)]
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -106,6 +112,15 @@ def _sentence(text: str, start: int) -> str:
     return _END.split(rest, maxsplit=1)[0]
 
 
+def final_statement(text: str) -> Statement | None:
+    """What follows the last "final answer"."""
+    if "final" not in text and "Final" not in text and "FINAL" not in text:
+        return None
+    last = _last(_FINAL, text)
+    said = _sentence(text, last.end()) if last is not None else ""
+    return Statement(said, "final") if said.strip() else None
+
+
 def statement(response: str) -> Statement | None:
     """The answer that the response states, by the most trusted way it uses; None when it states none.
 
@@ -121,17 +136,14 @@ def statement(response: str) -> Statement | None:
         tags = _TAG.findall(text)
         if tags:
             return Statement(tags[-1], "tag")
-    low = text.lower()
-    if "final" in low:
-        last = _last(_FINAL, text)
-        if last is not None:
-            said = _sentence(text, last.end())
-            if said.strip():
-                return Statement(said, "final")
+    final = final_statement(text)
+    if final is not None:
+        return final
     if "####" in text:
         found = _HASHES.findall(text)
         if found:
             return Statement(found[-1], "hashes")
+    low = text.lower()
     if "answer" in low or "result" in low or "solution" in low or "a:" in low:
         last = _last(_STATED, text)
         if last is not None:

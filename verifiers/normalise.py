@@ -36,7 +36,6 @@ _PLAIN = {
 }
 _UNICODE = str.maketrans({**_PLAIN, **_FRACTIONS})
 _WIDE = re.compile("[\uff01-\uff5e]+")
-_DIGITS = re.compile(r"[^\x00-\x7f]")
 _LATEX = [
     (
         re.compile(
@@ -45,9 +44,9 @@ _LATEX = [
         "",
     ),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\!|\\/"), ""),
-    (re.compile(r"\\[,;:>]|\\ |~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick)space(?![A-Za-z])"), " "),
-    (re.compile(r"\\([$%&#_])"), r"\1"),
+    (re.compile(r"(?<!\\)(?:\\!|\\/)"), ""),
+    (re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick)space(?![A-Za-z])"), " "),
+    (re.compile(r"(?<!\\)\\([$%&#_])"), r"\1"),
     (re.compile(r"\\(?:times|cdot|ast)(?![A-Za-z])"), "*"),
     (re.compile(r"\\div(?![A-Za-z])"), "/"),
 ]
@@ -55,17 +54,11 @@ _SPACES = re.compile(r"\s+")
 
 
 def plain_unicode(text: str) -> str:
-    """Full-width forms, Unicode minus and spaces, vulgar fractions and foreign decimal digits in ASCII;
-    invisible characters gone. ASCII text comes back as it is."""
+    """Full-width forms, Unicode minus and spaces, and vulgar fractions in ASCII; invisible
+    characters gone. ASCII text comes back as it is."""
     if text.isascii():
         return text
-    text = _WIDE.sub(lambda m: unicodedata.normalize("NFKC", m.group()), text.translate(_UNICODE))
-    return _DIGITS.sub(_ascii_digit, text)
-
-
-def _ascii_digit(match: re.Match[str]) -> str:
-    digit = unicodedata.decimal(match.group(), None)
-    return match.group() if digit is None else str(digit)
+    return _WIDE.sub(lambda m: unicodedata.normalize("NFKC", m.group()), text.translate(_UNICODE))
 
 
 def plain_latex(text: str) -> str:

@@ -30,7 +30,7 @@ _LITERAL = re.compile(
       (?:\s?(?:[eE]|\*\s?10\s?\^)\s?\{{?\(?(?P<exponent>[-+]?\d+)\)?\}}?)?
     )
     \s?(?P<percent>%|percent\b|per\s?cent\b)?\s?(?P<currency2>{_CURRENCY}|dollars?\b|euros?\b|pounds?\b|cents?\b)?$""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
 _NOT_DIGIT = re.compile(r"[^\d]")
 

@@ -27,6 +27,7 @@ TABLE: dict[str, str] = {
     "exact": "verifiers.exact:Exact",
     "game24": "verifiers.countdown:game24",
     "learned": "verifiers.learned:open_learned",
+    "math": "verifiers.mathematics:Mathematics",
     "numeric": "verifiers.numeric:Numeric",
 }
 """Name -> "module:factory". A factory takes the spec's argument (if its first parameter has no default

@@ -12,6 +12,8 @@ from verifiers import Attempt, Verdict, Verifier, VerifierError, open_verifier
 PUZZLE = {"numbers": [4, 8, 2, 3], "target": 24}
 SPECS = {
     "exact": ("The answer is cat.", "cat"),
+    "math": (r"So \boxed{\frac{72}{2}}.", "36"),
+    "math:tolerance=0.01": ("The answer is 36.1", "36"),
     "numeric": ("The answer is 36.", "36"),
     "countdown": ("The answer is 8*3.", None),
     "game24": ("The answer is (8-4)*2*3.", None),

@@ -1,0 +1,214 @@
+r"""Text to tokens. One notation for LaTeX (``\frac12``), Unicode (``√2``, ``x²``) and plain text (``sqrt(2)``).
+
+Tokens are (kind, text): "num" (grouping removed), "word", "cmd" (``\name``), "text" (the inside of ``\text{}``),
+"env" (a matrix environment with its body), or the symbol itself. Unknown characters raise Unreadable.
+"""
+
+from __future__ import annotations
+
+import re
+
+from verifiers.normalise import plain_latex, plain_unicode
+
+MAX_CHARACTERS = 3_000
+MAX_TOKENS = 1_200
+MAX_DIGITS = 2_000
+
+
+class Unreadable(ValueError):
+    """Not a mathematical expression (or beyond the caps); the message says why."""
+
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n", strict=True))
+_SYMBOLS = {
+    "√": r"\sqrt ",
+    "∛": r"\cbrt ",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "⩽": r"\le ",
+    "≥": r"\ge ",
+    "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "≡": r"\equiv ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∖": r"\setminus ",
+    "∅": r"\emptyset ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "′": "'",
+    "…": r"\ldots ",
+    "⋯": r"\ldots ",
+    "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}",
+    "ℂ": r"\mathbb{C}",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ",
+    "∣": "|",
+    "∧": r"\wedge ",
+    "∨": r"\vee ",
+    "→": r"\to ",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ",
+    "⌈": r"\lceil ",
+    "⌉": r"\rceil ",
+}
+GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "omicron",
+    "pi",
+    "rho",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "chi",
+    "psi",
+    "omega",
+]
+_SYMBOLS |= {c: f"\\{name} " for c, name in zip("αβγδεζηθικλμνξοπρστυφχψω", GREEK, strict=True)}
+_SYMBOLS |= {
+    "Δ": r"\Delta ",
+    "Γ": r"\Gamma ",
+    "Θ": r"\Theta ",
+    "Σ": r"\Sigma ",
+    "Φ": r"\Phi ",
+    "Ω": r"\Omega ",
+}
+_TABLE = str.maketrans(_SYMBOLS)
+_SUPER = re.compile("[" + "".join(_SUPERSCRIPTS) + "]+")
+_SUB = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
+_TOO_DEEP = re.compile(r"[({\[]{60}")
+_ENVIRONMENT = re.compile(
+    r"\\begin\{([bpvVB]?matrix|smallmatrix|array)\}(?:\s*\{[clr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL
+)
+_OTHER_ENVIRONMENT = re.compile(
+    r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered|split|cases)\*?\}"
+)
+_TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<num>\d{1,3}(?:\{,\}\d{3})+(?:\.\d+)?(?![\d{])
+        |[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?(?!,?\d)
+        |[1-9]\d{0,2}(?:[ ]\d{3})+(?:\.\d+)?(?![ ]?\d)
+        |\d+\.?\d*|\.\d+)
+    | \\(?:text|textnormal|textrm|textbf|textit|texttt|mbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|hbox|bf|rm)
+        \s*\{(?P<text>[^{}]*)\}
+    | (?P<cmd>\\(?:[A-Za-z]+|[|{}\\]))
+    | (?P<word>[A-Za-z]+)
+    | (?P<dots>\.\.\.+)
+    | (?P<rel><=|>=|!=|==|<>|=<|=>|->|\*\*)
+    | (?P<sym>[-+*/^_=<>()\[\]{},;:|!%'?&$€£¥@#"])
+    )""",
+    re.VERBOSE | re.ASCII,
+)
+_HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|rm)\s*\{)?(?:st|nd|rd|th)\b\}{0,2}"
+)
+_GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
+_HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|rm)\s*\{)?(?:st|nd|rd|th)\b\}{0,2}"
+)
+_GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
+_GROUPED_IN_BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*,\S[^()\[\]{}]*[)\]}]")
+
+
+def clean(text: str) -> str:
+    """``text`` in one notation: Unicode symbols as LaTeX, spacing and sizing commands gone."""
+    if not text.isascii():
+        text = _SUPER.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
+        text = _SUB.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
+        text = plain_unicode(text.replace("\ufe0f", "").replace("\u20e3", "")).translate(_TABLE)
+    if "{" in text:
+        text = re.sub(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}", text)
+    if text.endswith(("m", ".", "M", "}")):
+        text = _HALF_DAY.sub(r" \1m", text)
+    if "\\" in text:
+        text = re.sub(r",\s*\\!\s*", "{,}", text)
+        if "\\begin" not in text:
+            text = _DOUBLED.sub(r"\\", text)
+        text = text.replace(r"\quad", ";").replace(r"\qquad", ";") if "quad" in text else text
+        text = re.sub(r"(?<=\d)\\,(?=\d{3})", "{,}", text)
+        text = plain_latex(text)
+    return text
+
+
+def tokens(text: str) -> list[tuple[str, str]]:
+    """Raises Unreadable."""
+    if len(text) > MAX_CHARACTERS:
+        raise Unreadable(f"longer than {MAX_CHARACTERS} characters")
+    text = clean(text)
+    text = _ORDINAL.sub("", text)
+    text = _GLUED.sub(r" \1 ", text)
+    if _TOO_DEEP.search(text):
+        raise Unreadable("nested too deeply")
+    if _GROUPED_IN_BRACKETS.search(text):
+        text = _separate(text)
+    out: list[tuple[str, str]] = []
+    at = 0
+    for env in _ENVIRONMENT.finditer(text):
+        scan(text[at : env.start()], out)
+        out.append(("env", env.group(2)))
+        at = env.end()
+    scan(text[at:], out)
+    if len(out) > MAX_TOKENS:
+        raise Unreadable(f"more than {MAX_TOKENS} symbols")
+    return out
+
+
+def _separate(text: str) -> str:
+    """Inside brackets a bare comma separates: "(1,234)" is a pair. Where the bracket also holds ", " the comma
+    without a space groups digits, as in "(1,234, 5)"."""
+
+    def split(match: re.Match[str]) -> str:
+        inside = match.group()
+        return inside if ", " in inside or "{,}" in inside else inside.replace(",", ", ")
+
+    return re.sub(r"(?<![_^])[(\[{][^()\[\]{}]*,[^()\[\]{}]*[)\]}]", split, text)
+
+
+def scan(text: str, out: list[tuple[str, str]]) -> None:
+    """Appends the tokens of ``text`` to ``out``."""
+    text = _OTHER_ENVIRONMENT.sub(" ", text).rstrip()
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise Unreadable(f"{text[at : at + 1]!r} is not read")
+        at = match.end()
+        kind = match.lastgroup or ""
+        value = match.group(kind)
+        if kind == "num":
+            value = value.replace("{,}", "").replace(",", "").replace(" ", "")
+            if len(value) > MAX_DIGITS:
+                raise Unreadable(f"a number of more than {MAX_DIGITS} digits")
+            out.append(("num", value))
+        elif kind == "cmd":
+            out.append(("cmd", value[1:]))
+        elif kind in ("sym", "rel", "dots"):
+            out.append((value if kind != "dots" else "...", value))
+        else:
+            out.append((kind, value))

@@ -1,0 +1,243 @@
+r"""A stated answer as a typed tree: what `mathematics` compares.
+
+Bare answers ("\frac12"), answers with words around them ("$5$ apples"), choices, number words, and, as the least
+trusted way, the last formula or number of a line of prose.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from verifiers.expressions.lexer import Unreadable, clean
+from verifiers.expressions.nodes import Node, num
+from verifiers.expressions.parser import parse
+from verifiers.expressions.units import is_unit
+from verifiers.normalise import plain_unicode, squeeze, unwrap
+
+MAX_ANSWER = 20_000
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBER_WORDS = {word: i for i, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
+_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_CHOICE = re.compile(
+    r"""^(?:\\(?:text|textbf|mathrm|mathbf|bf|rm)\s*\{?\s*)?\(?\s*
+        (?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?(?P<letter>[A-Z])\)?\s*\}?\s*\)?\s*\}?\s*
+        (?P<rest>[.:)]?\s*(?:\\[ ~]|\\quad)?.*)$""",
+    re.VERBOSE | re.DOTALL,
+)
+_STYLE = re.compile(
+    r"\\(?:text|textnormal|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname|mathit|emph)\s*\{([^{}]*)\}"
+)
+_CUE = re.compile(
+    r"^\s*(?:\\text\s*\{)?\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?(?:answer|result|value|solution)s?"
+    r"(?:\s+(?:is|are))?\s*[:=]?\s*\}?\s*(?=\S)",
+    re.IGNORECASE,
+)
+_DOLLARS = re.compile(r"(?<!\\)\$")
+_COMMA_DECIMAL = re.compile(r"-?\d+,\d+$")
+_SHORT_UNIT = re.compile(r"^(.*[\d})])\s+([a-zA-Z]{1,2}(?:/[a-z]{1,3})?(?:\^\{?\d\}?)?)$")
+_SPAN = re.compile(
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>[^\n]+?)\\\)|(?<![\\$])\$(?P<d>[^$\n]+?)(?<!\\)\$(?!\d)",
+    re.DOTALL,
+)
+_LITERAL = re.compile(
+    r"(?<![A-Za-z0-9_^.,{\\(])(?P<sign>-)?(?:[$€£]\s?)?"
+    r"(?P<body>\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d+|\.\d+|\d+,\d+(?![\d,])|\d+)"
+    r"(?P<over>/\d+)?(?P<percent>\s?\\?%)?"
+    r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^]\s*\d)",
+    re.ASCII,
+)
+_HEDGE = re.compile(
+    r"(?:\b(?:or|not|nor|either|neither|except|never|than)\b|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
+)
+_OPEN_OPERATOR = re.compile(r"[-+*/^√=(\\]\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """tree: the answer as mathematics, or None. words: it as text, made plain. choice: a letter that is given as a
+    choice ("(B)"). more: other trees that the text may mean ("1,5" as a decimal, "5 m" as a length)."""
+
+    tree: Node | None
+    words: str
+    choice: str = ""
+    more: tuple[Node, ...] = ()
+    why: str = ""
+
+
+@lru_cache(maxsize=32_768)
+def read(text: str) -> Reading:
+    """A whole text as one answer."""
+    if len(text) > MAX_ANSWER:
+        return Reading(None, "", why=f"longer than {MAX_ANSWER} characters")
+    bare = unwrap(_CUE.sub("", text, count=1)).rstrip("?").strip()
+    if bare.isdecimal() and bare.isascii():
+        if len(bare) > 4_000:
+            return Reading(Node("text", bare.lstrip("0")), bare)
+        return Reading(num(int(bare)), bare)
+    words = plain_words(bare)
+    choice = _choice(bare)
+    tree, why = _tree(bare, words)
+    return Reading(tree, words, choice, tuple(_others(bare, tree)), why)
+
+
+def _tree(text: str, words: str) -> tuple[Node | None, str]:
+    if not words:
+        return None, "empty"
+    number = number_in_words(words)
+    if number is not None:
+        return num(number), ""
+    if words == "nan":
+        return None, "not a number"
+    why = ""
+    for form in _forms(text):
+        try:
+            tree = parse(form)
+        except (Unreadable, RecursionError) as error:
+            why = why or str(error)
+            continue
+        if len(words) > 1 and words.isalpha() and words.isascii() and not _known_word(tree):
+            return Node("text", unwrap(_STYLE.sub(r"\1", text)).strip()), ""
+        return tree, ""
+    return None, why
+
+
+def _known_word(tree: Node) -> bool:
+    return tree.kind in ("const", "neg")
+
+
+def _forms(text: str) -> list[str]:
+    """The text without mathematics marks, then as it stands."""
+    count = len(_DOLLARS.findall(text))
+    forms = [_DOLLARS.sub(" ", text)] if count and count % 2 == 0 else []
+    bare = re.sub(r"\\[()\[\]](?![A-Za-z])", " ", text) if "\\(" in text or "\\[" in text else text
+    return [*forms, bare]
+
+
+def _others(text: str, tree: Node | None) -> list[Node]:
+    found: list[Node] = []
+    plain = squeeze(_DOLLARS.sub("", text) if text.count("$") == 2 else text)
+    if _COMMA_DECIMAL.match(plain):
+        whole, places = plain.split(",")
+        if len(places) < 400:
+            exact = Fraction(f"{whole}.{places}")
+            found.append(num(exact) if exact.denominator == 1 else Node("decimal", (exact, len(places))))
+    unit = _SHORT_UNIT.match(plain)
+    if unit and is_unit(re.split(r"[/^]", unit.group(2))[0]):
+        try:
+            found.append(Node("unit", unit.group(2), (parse(unit.group(1)),)))
+        except Unreadable:
+            return found
+    if tree is not None and tree.kind == "text" and tree.value.islower() and len(tree.value) <= 4:
+        parts = [Node("var", c) for c in tree.value]
+        product = parts[0]
+        for part in parts[1:]:
+            product = Node("mul", None, (product, part))
+        found.append(product)
+    return found
+
+
+def _choice(text: str) -> str:
+    match = _CHOICE.match(text)
+    if match is None:
+        return ""
+    marked = text.startswith(("(", "\\text", "\\math", "\\bf", "\\rm"))
+    rest = match.group("rest").strip()
+    if len(text) == 1 or (not rest or rest in (".", ":", ")")):
+        return match.group("letter")
+    if (
+        marked
+        and "(" in text[: match.end("letter")]
+        and text[match.end("letter") : match.end("letter") + 1] == ")"
+    ):
+        return match.group("letter")
+    if rest[0] in ".:)" and len(rest) > 1 and rest[1] == " ":
+        return match.group("letter")
+    return ""
+
+
+def plain_words(text: str) -> str:
+    """Text made plain for comparison: styles, marks, case and spacing gone."""
+    text = plain_unicode(text)
+    for _ in range(3):
+        text = _STYLE.sub(r"\1", text)
+    text = re.sub(r"\\[,;:!> ]|~", " ", text)
+    text = squeeze(unwrap(text)).strip(" .,;:!\"'")
+    if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+        text = text[1:-1]
+    return text.strip().casefold()
+
+
+def number_in_words(words: str) -> int | None:
+    """ "twenty-five" -> 25, "two hundred and six" -> 206."""
+    parts = words.replace("-", " ").split()
+    if not parts or len(parts) > 12:
+        return None
+    total = current = 0
+    seen = False
+    for part in parts:
+        if part in _NUMBER_WORDS:
+            current += _NUMBER_WORDS[part]
+            seen = True
+        elif part in _SCALES and seen:
+            if part == "hundred":
+                current *= 100
+            else:
+                total += current * _SCALES[part]
+                current = 0
+        elif part != "and" or not seen:
+            return None
+    return total + current if seen else None
+
+
+def read_prose(text: str) -> Reading | None:
+    """The last formula or number that a sentence states; None where it states none, or hedges ("5 or 6")."""
+    spans = list(_SPAN.finditer(text[-4_000:]))
+    text = text[-4_000:]
+    if spans:
+        last = spans[-1]
+        tail = text[last.end() :]
+        if not re.search(r"\d", tail) and len(tail.split()) <= 12 and not _HEDGE.search(text[: last.start()]):
+            inside = next(group for group in last.groups() if group is not None)
+            reading = read(inside)
+            if reading.tree is not None:
+                return reading
+    line = clean(text).replace(r"\%", "%")
+    found = None
+    for found in _LITERAL.finditer(line):  # noqa: B007
+        pass
+    if found is None:
+        return None
+    before, after = line[: found.start()], line[found.end() :]
+    if _HEDGE.search(before) or _OPEN_OPERATOR.search(
+        before.replace("=", " ").replace("**", " ").replace("(", "(")
+    ):
+        return None
+    if re.match(r"\s*(?:[,]?\s*(?:or|\(or)\b|\.\.\.|\\ldots|[-+*/^]\s*[\w\\(])", after):
+        return None
+    reading = read(squeeze(found.group().replace("$", "").replace("€", "").replace("£", "")))
+    return reading if reading.tree is not None else None
