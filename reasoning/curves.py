@@ -227,7 +227,7 @@ class Measured:
     labels: model -> its name for a reader. groups: model -> its groups. measurements: every (model,
     strategy), models in the order asked for.
     oracle: the verifier that says what is correct. scorers: name -> reads the reference. training: model ->
-    FLOPs of its training beyond what all models share, None where that is not recorded.
+    FLOPs of all training that led to it, None where that is not recorded.
     """
 
     models: tuple[str, ...]
@@ -268,7 +268,10 @@ def measure_pool(
     UserError for an empty pool and for names and ks that it does not have.
     """
     known = pool.models()
-    models = list(models or sorted(known, key=lambda m: (training_flops(known[m]) or 0.0, m)))
+    training = training_flops(known)
+    if not models:
+        drawn_from = {chain.model for chain in pool.chains()}
+        models = sorted(drawn_from, key=lambda m: (training[m] or 0.0, m))
     if not models:
         raise UserError("The pool is empty: draw chains first (reasoning sample).")
     grouped = {model: groups(pool, model, oracle=oracle, scorers=scorers) for model in models}
@@ -289,25 +292,39 @@ def measure_pool(
         scorers=flags,
         ks=wanted,
         groups=grouped,
-        training={model: training_flops(known[model]) for model in models},
+        training={model: training[model] for model in models},
         measurements=[
-            measure(selector, model, grouped[model], wanted) for model in models for selector in selectors
+            measure(selector, model, grouped[model], wanted)
+            for model in models
+            for selector in selectors
+            if not selector.scorer or selector.scorer in grouped[model][0].scores
         ],
     )
 
 
-def training_flops(info: Mapping[str, Any]) -> float | None:
-    """FLOPs that a model's training cost beyond what the models it is compared with share; None: not
-    recorded."""
-    flops = info.get("training", {}).get("flops")
-    return None if flops is None else float(flops)
+def training_flops(models: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """FLOPs of all training that led to each model ("flops" of its own run + "shared_flops" of those before
+    it).
+
+    None where that is not recorded, except for a model that a recorded one was trained from: what that one
+    has before its own run is what this one cost.
+    """
+    found: dict[str, float | None] = dict.fromkeys(models)
+    for info in models.values():
+        training = info.get("training", {})
+        if training.get("parent") in found:
+            found[training["parent"]] = float(training.get("shared_flops", 0.0))
+    for model, info in models.items():
+        if "flops" in info.get("training", {}):
+            found[model] = float(info["training"]["flops"] + info["training"].get("shared_flops", 0.0))
+    return found
 
 
 def _labels(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The registered label, or the last part of the name without its weights; the whole id where two
     agree."""
     short = {
-        model: str(info.get("label") or model.partition("@")[0].rstrip("/").rpartition("/")[2] or model)
+        model: str(info.get("label") or model.partition("@")[0].rpartition("/")[2].replace("_", " ") or model)
         for model, info in models.items()
     }
     names = list(short.values())

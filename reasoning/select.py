@@ -239,8 +239,9 @@ def groups(
 
     sampling: the one to use; None takes the one with the most chains at a temperature above 0 (or the greedy
     one, where there is nothing else). oracle: the verifier whose verdicts say what is correct and what the
-    answer is. Chains that continue another chain are left out. Raises UserError for an unknown model, for a
-    pool without chains, and for a verifier that judged none of them.
+    answer is. scorers: those that judged none of the chains are left out of `Group.scores`. Chains that
+    continue another chain are left out. Raises UserError for an unknown model or verifier, for a pool without
+    chains, and where the oracle judged none of them.
     """
     models, known = pool.models(), pool.verifiers()
     if not models:
@@ -262,9 +263,9 @@ def groups(
     elif sampling not in sampled:
         raise UserError(f"The pool has no chains of {model!r} with {sampling}.")
     verdicts = {name: pool.verdicts(name) for name in dict.fromkeys((oracle, *scorers))}
-    for name, judged in verdicts.items():
-        if not any(chain.key in judged for chain in sampled[sampling]):
-            raise UserError(f"The pool has no verdicts of {name!r} on {model!r}: run reasoning verify first.")
+    judging = {n for n, judged in verdicts.items() if any(c.key in judged for c in sampled[sampling])}
+    if oracle not in judging:
+        raise UserError(f"The pool has no verdicts of {oracle!r} on {model!r}: run reasoning verify first.")
     shape = models[model].get("shape")
     shape = ModelShape.from_json(shape) if shape else None
     greedy = {chain.problem_id: chain for s, some in sampled.items() if s.greedy for chain in some}
@@ -277,7 +278,7 @@ def groups(
             sorted(by_problem[id], key=lambda c: c.index),
             greedy.get(id),
             verdicts[oracle],
-            {name: verdicts[name] for name in scorers},
+            {name: verdicts[name] for name in scorers if name in judging},
             shape,
         )
         for id, problem in pool.problems().items()

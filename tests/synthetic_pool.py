@@ -26,8 +26,8 @@ NAMES = ("Gus", "Leo", "Ann", "Mia", "Ida", "Tom")
 
 # model -> (mean of a chain being right on the easiest level in logits, tokens per step, training FLOPs)
 MODELS = {
-    "base@0": (0.6, 6, 0.0),
-    "expert-iteration@5": (2.1, 9, 2.4e12),
+    "base@0": (0.6, 6, 3.0e11),
+    "expert_iteration@5": (2.1, 9, 2.4e12),
     "grpo@24": (2.6, 9, 4.1e12),
 }
 
@@ -47,8 +47,10 @@ def synthetic_pool(
             model,
             {
                 "shape": SHAPE.to_json(),
-                "label": model.partition("@")[0].replace("-", " "),
-                "training": {"flops": training, "shared_flops": 3.0e11},
+                "training": {
+                    "flops": training,
+                    "shared_flops": 0.0 if model.startswith("base") else MODELS["base@0"][2],
+                },
             },
         )
         drawn, numeric, learned = [], {}, {}

@@ -106,8 +106,9 @@ def _notes(measured: Measured, curves: Sequence[Curve]) -> list[str]:
         flops = [
             sum(float(g.score_flops[scorer].mean()) for g in some) / len(some)
             for some in measured.groups.values()
+            if scorer in some[0].scores
         ]
-        if max(flops) > 0 and not sees_reference:
+        if max(flops, default=0.0) > 0 and not sees_reference:
             k = max(measured.ks)
             ends = dict.fromkeys(si(k * f) for f in (min(flops), max(flops)))
             notes.append(
