@@ -7,11 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from evals.recorded import reproduction as rep
 from evals.recorded.sources import Recorded, game24, game24_tree, mean_output_tokens
 from reasoning.curves import measure_pool
+from reasoning.pool import Pool
 from reasoning.records import Sampling
+from verifiers.base import Verdict
 from verifiers.countdown import game24 as game24_verifier
 
 IO, COT, TREE = "gpt-4-input-output@tot", "gpt-4-chain-of-thought@tot", "gpt-4-tree-of-thoughts@tot"
@@ -39,7 +42,8 @@ def reproduce(data: Path, out: Path) -> list[rep.Figure]:
         io, io_vote = measured.find(IO, "pass"), measured.find(IO, "majority")
         chain, vote = measured.find(COT, "pass"), measured.find(COT, "majority")
         labels = rep.label_values(pool, COT)
-        right, texts = text_vote(cot)
+        texts = text_vote(cot)
+        right = 100 * sum(vote.right for vote in texts) / len(texts)
         figures = [
             rep.figure("input-output, mean", 7.3, io, 1),
             rep.figure("input-output, best of 100", 33, io, 100, 0),
@@ -65,7 +69,7 @@ def reproduce(data: Path, out: Path) -> list[rep.Figure]:
             ),
         ]
         rep.print_figures(figures)
-        print_votes(cot, texts, dict(zip(vote.problem_ids, vote.column(100), strict=True)) if vote else {})
+        print_votes(pool, verifier.name, cot, texts)
         rep.print_paired("chain of thought minus input-output, one sample", rep.compare(chain, io, 1))
         rep.print_paired("the same, best of 100", rep.compare(chain, io, 100))
         rep.print_paired("chain of thought, majority of 100 minus one", rep.compare(vote, chain, 100, 1))
@@ -73,27 +77,42 @@ def reproduce(data: Path, out: Path) -> list[rep.Figure]:
         return figures
 
 
-def text_vote(recorded: Sequence[Recorded]) -> tuple[float, list[tuple[str, float]]]:
-    """(accuracy in percent, (winner, its label) of each puzzle) of a vote over the last lines as text, the
-    first of equals winning: what reading the published figure literally gives."""
-    winners: list[tuple[str, float]] = []
+class TextVote(NamedTuple):
+    """The line that won, how often it stood there, and its recorded label."""
+
+    answer: str
+    votes: int
+    right: bool
+
+
+def text_vote(recorded: Sequence[Recorded]) -> list[TextVote]:
+    """A vote over the last lines as text, the first of equals winning: the published figure taken literally."""
+    found: list[TextVote] = []
     for item in recorded:
         lines = [(response or "").strip().rpartition("\n")[2] for response in item.responses]
-        winner = Counter(lines).most_common(1)[0][0]  # of equals, the one that came first
-        winners.append((winner, float(item.labels[lines.index(winner)])))
-    return 100 * sum(label for _, label in winners) / len(winners), winners
+        winner, votes = Counter(lines).most_common(1)[0]  # of equals, the one that came first
+        found.append(TextVote(winner, votes, item.labels[lines.index(winner)]))
+    return found
 
 
-def print_votes(
-    recorded: Sequence[Recorded], texts: Sequence[tuple[str, float]], ours: dict[str, float]
-) -> None:
-    """The puzzles on which the two votes differ."""
-    print("Puzzles on which the two votes differ:")
-    for item, (winner, label) in zip(recorded, texts, strict=True):
-        value = ours[item.problem.id]
-        if value != label:
+def print_votes(pool: Pool, verifier: str, recorded: Sequence[Recorded], texts: Sequence[TextVote]) -> None:
+    """The puzzles on which the two votes differ, with the winners' votes ("*": right)."""
+    verdicts = pool.verdicts(verifier)
+    by_problem: dict[str, list[Verdict]] = {}
+    for chain in pool.chains(model=COT):
+        by_problem.setdefault(chain.problem_id, []).append(verdicts[chain.key])
+    print("Puzzles on which the two votes differ (votes of the winner; * is right):")
+    for item, text in zip(recorded, texts, strict=True):
+        votes = Counter((v.answer, v.correct) for v in by_problem[item.problem.id] if v.answer is not None)
+        most = max(votes.values())
+        top = {answer: correct for (answer, correct), count in votes.items() if count == most}
+        if sum(top.values()) / len(top) != text.right:
             numbers = " ".join(map(str, item.problem.metadata["numbers"]))
-            print(f"  {numbers}: as text {winner!r} wins ({label:.0f}); by expression {value:.2f}")
+            expressions = " and ".join(f"{answer}{'*' * correct}" for answer, correct in top.items())
+            print(
+                f"  {numbers}: as text {text.answer!r}{'*' * int(text.right)} with {text.votes}; "
+                f"by expression {expressions} with {most}{' each' * (len(top) > 1)}"
+            )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_a_vote_over_text_takes_the_first_of_equals():
     item = recorded(
         "24?", "24", ["a\nx = 24", "b\ny = 24", "c\ny = 24", "d\nx = 24"], [False, True, True, False]
     )
-    assert game24.text_vote([item]) == (0.0, [("x = 24", 0.0)])
+    assert game24.text_vote([item]) == [("x = 24", 2, False)]
     item = recorded("24?", "24", ["4", "5", "5"], [False, True, True], answers=("4", "5", "5"))
     assert qwen_math100.text_vote([item, item]) == (100.0, [])
     tied = recorded("24?", "24", ["4", "5"], [False, True], answers=("4", "5"))
