@@ -36,10 +36,14 @@ FEATURES = (
     "mean_entropy",
     "highest_entropy",
     "share_below_half",
+    "lowest_margin",
+    "second_lowest_margin",
+    "tokens_not_top",
     "log_length",
 )
-"""Statistics of a response's token log-probabilities lp (T,) and the entropies of their distributions (T,);
-the lowest group and the tail are the confidence measures of arXiv 2508.15260."""
+"""Statistics over a response's T tokens of three figures: the token's log-probability, the entropy of its
+distribution, and its margin (its log-probability less that of the most likely token: 0 when it is that token).
+The lowest group and the tail are the confidence measures of arXiv 2508.15260."""
 
 LARGEST_BATCH_TOKENS = 16384
 FEWEST_ROWS = 16
@@ -47,9 +51,11 @@ FEWEST_ROWS = 16
 size on, and the score of a response must not depend on what it was scored with."""
 
 
-def features(logprobs: NDArray[np.float64], entropies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`FEATURES` of one response. logprobs, entropies: (T,), T >= 1. Returns (len(FEATURES),)."""
-    ordered = np.sort(logprobs)
+def features(
+    logprobs: NDArray[np.float64], entropies: NDArray[np.float64], margins: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`FEATURES` of one response. logprobs, entropies, margins: (T,), T >= 1. Returns (len(FEATURES),)."""
+    ordered, behind = np.sort(logprobs), np.sort(margins)
     width = min(4, len(logprobs))
     group = np.convolve(logprobs, np.ones(width) / width, mode="valid")
     return np.array(
@@ -63,6 +69,9 @@ def features(logprobs: NDArray[np.float64], entropies: NDArray[np.float64]) -> N
             entropies.mean(),
             entropies.max(),
             (logprobs < np.log(0.5)).mean(),
+            behind[0],
+            behind[min(1, len(behind) - 1)],
+            (margins < 0).sum(),
             np.log(len(logprobs)),
         ]
     )
@@ -106,7 +115,7 @@ class Reader:
         return list(prompt_ids), [*ids, end] if end is not None else ids
 
     def read(self, prompt_ids: list[int], responses: list[list[int]], hidden: bool) -> list[Any]:
-        """For each response (lp, entropy), float64 arrays (T,); or with ``hidden`` the last hidden state at its
+        """For each response (log-probability, entropy, margin), float64 arrays (T,); or with ``hidden`` the last hidden state at its
         last token, a float32 tensor (H,)."""
         import torch
         from transformers import DynamicCache
@@ -145,10 +154,11 @@ class Reader:
                     .cpu()
                     .numpy()
                 )
+                margin = picked - logprobs[:, :-1].amax(-1).double().cpu().numpy()
                 entropy = -(logprobs.exp() * logprobs).sum(-1).double().cpu().numpy()
                 for r, i in enumerate(part):
                     n = len(responses[i])
-                    found[i] = (picked[r, :n], entropy[r, :n])
+                    found[i] = (picked[r, :n], entropy[r, :n], margin[r, :n])
         return found
 
 

@@ -65,7 +65,7 @@ _SPAN = re.compile(
     re.DOTALL,
 )
 _LITERAL = re.compile(
-    r"(?<![A-Za-z0-9_^.,{\\(])(?P<sign>-)?(?:[$€£]\s?)?"
+    r"(?<![A-Za-z0-9_^.,{\\(%])(?P<sign>-)?(?:[$€£]\s?)?"
     r"(?P<body>\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d+|\.\d+|\d+,\d+(?![\d,])|\d+)"
     r"(?P<over>/\d+)?(?P<percent>\s?\\?%)?"
     r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^]\s*\d)",
@@ -175,7 +175,7 @@ def _choice(text: str) -> str:
         and text[match.end("letter") : match.end("letter") + 1] == ")"
     ):
         return match.group("letter")
-    if rest[0] in ".:)" and len(rest) > 1 and rest[1] == " ":
+    if re.match(r"[.:)]\s", text[match.end("letter") :]):
         return match.group("letter")
     return ""
 
