@@ -1,4 +1,5 @@
-"""Accuracy against compute: measurements, curves with bands, and the files `curves.json` and `curves.csv`.
+"""Accuracy against compute: measurements, curves with bands, and the content of `curves.json` and
+`curves.csv`.
 
 Everything here is a pure function of a pool's records: no clock, no host, no order of arrival. The same pool
 gives the same bytes. Compute is counted on three axes: samples, output tokens, and FLOPs of the generator
@@ -17,7 +18,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -356,11 +356,9 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value]
 
 
-def write_curves(folder: Path, curves: Sequence[Curve], extra: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write ``curves.json`` (the curves and ``extra``) and ``curves.csv`` (one row per point) into
-    ``folder``."""
+def curve_files(curves: Sequence[Curve], extra: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The content of ``curves.json`` (the curves and ``extra``) and ``curves.csv`` (one row per point)."""
     content = {"curves": plain(curves), **plain(extra or {})}
-    text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     table = io.StringIO()
     about = ("model", "strategy", "scorer", "oracle", "difficulty")
     columns = list(Point.__dataclass_fields__)
@@ -370,8 +368,5 @@ def write_curves(folder: Path, curves: Sequence[Curve], extra: Mapping[str, Any]
         for point in c.points:
             row = [getattr(c, name) for name in about] + [plain(getattr(point, name)) for name in columns]
             writer.writerow(["" if cell is None else cell for cell in row])
-    paths = [folder / "curves.json", folder / "curves.csv"]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in zip(paths, (text, table.getvalue()), strict=True):
-        path.write_text(content, encoding="utf-8", newline="")
-    return paths
+    text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return {"curves.json": text, "curves.csv": table.getvalue()}
