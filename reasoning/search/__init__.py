@@ -39,7 +39,7 @@ def open_search(spec: str) -> Search:
     return kind(**parsed.take(_defaults(kind)))
 
 
-def _from_user_code(spec: str) -> Search:
+def _from_user_code(spec: str) -> Any:
     search: Any = load_user_code(spec)
     if isinstance(search, type) or not hasattr(search, "needs_scorer"):
         try:
