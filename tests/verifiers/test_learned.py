@@ -18,7 +18,9 @@ RESPONSES = [" The answer is 6.", " 6", " Gus has 6. Leo has 6+3=9. The answer i
 
 @pytest.fixture(scope="module")
 def model():
-    made, tokenizer = new_model("new:tiny:hidden=32,layers=2,heads=2,kv_heads=1,ffn=48", [PROMPT, *RESPONSES], 5)
+    made, tokenizer = new_model(
+        "new:tiny:hidden=32,layers=2,heads=2,kv_heads=1,ffn=48", [PROMPT, *RESPONSES], 5
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
@@ -31,7 +33,12 @@ def folder(request, model, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
     width = len(FEATURES) if request.param == "features" else 32
     rng = np.random.default_rng(0)
-    head = {"mean": np.zeros(width), "scale": np.ones(width), "weight": rng.normal(0, 0.2, width), "bias": np.ones(1)}
+    head = {
+        "mean": np.zeros(width),
+        "scale": np.ones(width),
+        "weight": rng.normal(0, 0.2, width),
+        "bias": np.ones(1),
+    }
     per_token, per_pair = reading_cost(ModelShape.from_config(module.config))
     save_learned(path, Card(request.param, "m@1", per_token, per_pair, {}), head, module, tokenizer)
     return path
@@ -42,7 +49,8 @@ def plain(model, prompt_ids, ids):
         logits = model(input_ids=torch.tensor([prompt_ids + ids])).logits[0].float()
     every = torch.log_softmax(logits, -1)[len(prompt_ids) - 1 : -1]
     picked = every[torch.arange(len(ids)), torch.tensor(ids)]
-    return picked.double().numpy(), (-(every.exp() * every).sum(-1)).double().numpy()
+    entropy = -(every.exp() * every).sum(-1)
+    return [x.double().numpy() for x in (picked, entropy, picked - every.max(-1).values)]
 
 
 def test_reading_equals_a_plain_forward(model):
@@ -50,10 +58,9 @@ def test_reading_equals_a_plain_forward(model):
     encoded = [reader.encode(PROMPT, r) for r in RESPONSES]
     prompt_ids = encoded[0][0]
     read = reader.read(prompt_ids, [ids for _, ids in encoded], hidden=False)
-    for (_, ids), (logprobs, entropies) in zip(encoded, read, strict=True):
-        expected = plain(model[0], prompt_ids, ids)
-        assert logprobs == pytest.approx(expected[0], abs=1e-4)
-        assert entropies == pytest.approx(expected[1], abs=1e-4)
+    for (_, ids), figures in zip(encoded, read, strict=True):
+        for got, expected in zip(figures, plain(model[0], prompt_ids, ids), strict=True):
+            assert got == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_last_hidden_state_is_that_of_the_last_token(model):
@@ -99,11 +106,15 @@ def test_a_folder_that_is_none_says_how_to_make_one(tmp_path):
 
 
 def test_features_of_a_short_and_a_long_response():
-    assert features(np.array([-1.0]), np.array([0.5]))[:4].tolist() == [-1, -1, -1, -1]
-    got = dict(zip(FEATURES, features(np.array([-0.1, -3.0, -0.2, -0.1, -0.1]), np.full(5, 0.4)), strict=True))
+    assert features(np.array([-1.0]), np.array([0.5]), np.zeros(1))[:4].tolist() == [-1, -1, -1, -1]
+    logprobs, margins = np.array([-0.1, -3.0, -0.2, -0.1, -0.1]), np.array([0, -2.9, -0.05, 0, 0])
+    got = dict(zip(FEATURES, features(logprobs, np.full(5, 0.4), margins), strict=True))
     assert got["lowest_logprob"] == -3
     assert got["second_lowest_logprob"] == -0.2
     assert got["share_below_half"] == pytest.approx(0.2)
+    assert got["lowest_margin"] == -2.9
+    assert got["second_lowest_margin"] == -0.05
+    assert got["tokens_not_top"] == 2
     assert got["log_length"] == pytest.approx(math.log(5))
 
 
@@ -135,4 +146,6 @@ def test_reading_cost_is_the_shapes_prefill(model):
     shape = ModelShape.from_config(model[0].config)
     per_token, per_pair = reading_cost(shape)
     for tokens in (1, 7, 200):
-        assert per_token * tokens + per_pair * tokens * (tokens + 1) / 2 == pytest.approx(shape.prefill_flops(tokens))
+        assert per_token * tokens + per_pair * tokens * (tokens + 1) / 2 == pytest.approx(
+            shape.prefill_flops(tokens)
+        )
