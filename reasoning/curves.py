@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasoning.errors import UserError
-from reasoning.select import Group, Records, Selector, groups, open_selector
+from reasoning.select import Group, ReadOnce, Records, Selector, groups, open_selector
 from reasoning.statistics import curve_bands, t_interval, wilson
 
 Floats = NDArray[np.float64]
@@ -267,11 +267,11 @@ def measure_pool(
     reference, weighted majority, best-of-n and majority-of-bests. ks: None takes `default_ks`. Raises
     UserError for an empty pool and for names and ks that it does not have.
     """
+    pool = ReadOnce(pool)
     known = pool.models()
     training = training_flops(known)
     if not models:
-        drawn_from = {chain.model for chain in pool.chains()}
-        models = sorted(drawn_from, key=lambda m: (training[m] or 0.0, m))
+        models = sorted(pool.drawn_from(), key=lambda m: (training[m] or 0.0, m))
     if not models:
         raise UserError("The pool is empty: draw chains first (reasoning sample).")
     grouped = {model: groups(pool, model, oracle=oracle, scorers=scorers) for model in models}

@@ -181,17 +181,17 @@ def majority_of_bests_at_k(
                 continue
             taken = position[: 1 if k == n else None] < k  # (S, n)
             rank = np.cumsum(taken, axis=1, dtype=np.int32)
-            if len(ends) < n:  # equal scores share the picks of their block of ranks
+            inside, which = np.unique(np.minimum(ms, k), return_inverse=True)
+            below = np.stack([_below(k, m) for m in inside.tolist()])  # (M', k + 1)
+            if len(ends) == n:
+                share = np.diff(below, axis=1, prepend=0.0)[:, rank] * taken  # (M', S, n)
+            else:  # equal scores share the picks of their block of ranks
                 rank = rank[:, ends]
                 count = np.diff(rank, axis=1, prepend=0)
-            for i, m in enumerate(ms):
-                below = _below(k, min(m, k))
-                if len(ends) < n:
-                    share = (below[rank] - below[rank - count]) / np.maximum(count, 1)  # (S, blocks)
-                    share = share[:, block] * taken
-                else:
-                    share = np.diff(below, prepend=0.0)[rank] * taken  # (S, n)
-                value[i, j], error[i, j] = _mean_of_winners(share @ member, means, tie=1e-12)
+                share = (below[:, rank] - below[:, rank - count]) / np.maximum(count, 1)
+                share = share[:, :, block] * taken
+            means_at_k, errors_at_k = _mean_of_winners(share @ member, means, tie=1e-12)
+            value[:, j], error[:, j] = means_at_k[which], errors_at_k[which]
     return value + _missing(n, ks), error + _missing(n, ks)
 
 
@@ -284,12 +284,15 @@ def _positions(n: int, shuffles: int, seed: int) -> NDArray[np.int64]:
     return np.argsort(_orders(n, shuffles, seed), axis=1)
 
 
-def _mean_of_winners(sums: Floats, means: Floats, tie: float = 0.0) -> tuple[float, float]:
-    """Mean over shuffles (S, classes) of the winners' mean correctness, and its standard error."""
-    top = sums.max(axis=1, keepdims=True)
+def _mean_of_winners(sums: Floats, means: Floats, tie: float = 0.0) -> tuple[Floats, Floats]:
+    """Mean over shuffles of the winners' mean correctness and its standard error, from sums (..., S,
+    classes)."""
+    top = sums.max(axis=-1, keepdims=True)
     won = (sums >= top - tie) & (top > tie)
-    got = (won @ means) / np.maximum(won.sum(axis=1), 1)
-    return float(got.mean()), float(got.std(ddof=1) / np.sqrt(len(got))) if len(got) > 1 else 0.0
+    got = (won @ means) / np.maximum(won.sum(axis=-1), 1)
+    mean, shuffles = got.mean(axis=-1), got.shape[-1]
+    spread = ((got - mean[..., None]) ** 2).sum(axis=-1) / max(shuffles - 1, 1)
+    return mean, np.sqrt(spread / shuffles)
 
 
 @lru_cache(maxsize=64)

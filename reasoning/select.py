@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,6 +35,39 @@ class Records(Protocol):
     def verifiers(self) -> Mapping[str, bool]: ...
     def chains(self, model: str | None = None) -> Sequence[Chain]: ...
     def verdicts(self, verifier: str) -> Mapping[str, Verdict]: ...
+
+
+class ReadOnce:
+    """The same records, each table read from the disk a single time. For one pass over a pool that stands
+    still."""
+
+    def __init__(self, records: Records):
+        self._records = records
+        self._verdicts: dict[str, Mapping[str, Verdict]] = {}
+        self.problems = cache(records.problems)
+        self.models = cache(records.models)
+        self.verifiers = cache(records.verifiers)
+
+    @cached_property
+    def _by_model(self) -> dict[str, list[Chain]]:
+        found: dict[str, list[Chain]] = {}
+        for chain in self._records.chains():
+            found.setdefault(chain.model, []).append(chain)
+        return found
+
+    def drawn_from(self) -> list[str]:
+        """The models that have chains."""
+        return list(self._by_model)
+
+    def chains(self, model: str | None = None) -> Sequence[Chain]:
+        if model is not None:
+            return self._by_model.get(model, [])
+        return [chain for some in self._by_model.values() for chain in some]
+
+    def verdicts(self, verifier: str) -> Mapping[str, Verdict]:
+        if verifier not in self._verdicts:
+            self._verdicts[verifier] = self._records.verdicts(verifier)
+        return self._verdicts[verifier]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -84,10 +84,11 @@ def write_report(
     for name, (wide, narrow) in drawn.items():
         if wide is None or narrow is None:
             continue
-        files[f"{name}.png"], files[f"{name}.svg"] = image(wide, "png"), image(wide, "svg")
+        svg = image(wide, "svg")
+        files[f"{name}.png"], files[f"{name}.svg"] = image(wide, "png"), svg
         pictures[name] = folder / f"{name}.png"
         heading, alt, caption = _words_for(name, measured, curves, iso)
-        shown.append(Picture(heading, image(wide, "svg"), image(narrow, "svg"), alt, caption))
+        shown.append(Picture(heading, svg, image(narrow, "svg"), alt, caption))
     table = summary_table(measured, curves)
     files["report.html"] = render(
         Page(
