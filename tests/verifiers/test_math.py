@@ -103,6 +103,9 @@ def test_any_latex_gets_a_verdict_as_answer_and_as_reference(math, parts):
     assert verdict.score in (0.0, 1.0) or verdict.status == "bad_reference"
 
 
+rationals = st.fractions(min_value=-50, max_value=50, max_denominator=30)
+
+
 @settings(max_examples=150, deadline=None)
 @given(rationals, rationals)
 def test_numbers_equal_exactly_when_they_are(math, a, b):
