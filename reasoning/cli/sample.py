@@ -7,13 +7,14 @@ reasoning sample runs/x --task gsm8k:test --engine vllm:Qwen/Qwen2.5-1.5B-Instru
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.show import note
 from reasoning.engines import open_engine
+from reasoning.errors import UserError
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line, human
@@ -21,7 +22,7 @@ from reasoning.records import Sampling
 from reasoning.runfile import write_run
 from reasoning.sampling import sample
 from reasoning.spec import parse_spec
-from reasoning.tasks import load_problems, parse_task
+from reasoning.tasks import load_problems, parse_task, verifier_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +43,17 @@ class SampleOptions:
 
 def run(options: SampleOptions) -> int:
     problems = load_problems(options.task, limit=options.limit or None)
-    task, _, _ = parse_task(options.task)
-    sampling = Sampling(
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        max_new_tokens=options.max_new_tokens or int(task.sampling.get("max_new_tokens", 1024)),
-        stop=tuple(options.stop or task.sampling.get("stop", ())),
-        seed=options.seed,
-    )
+    sampling = sampling_from(options)
     folder = Path(options.run)
     engine = open_engine(options.engine)
     budget = Budget.parse(options.budget) if options.budget else None
     line = Line(f"sample {engine.model.partition('@')[0]}")
     with Pool.open(folder) as pool, Ledger(budget, path=folder) as ledger:
+        write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
         report = sample(problems, engine, pool, ledger, options.n, sampling, progress=line, phase="sample")
         line.close()
-        settings = asdict(replace(options, run=""))
-        write_run(folder, "sample", {k: v for k, v in settings.items() if k != "run"})
         for text in pool.notes:
             note(text)
     engine.close()
@@ -71,8 +63,27 @@ def run(options: SampleOptions) -> int:
         f"{folder}  {engine.model}  {report.present + report.drawn}/{report.wanted} chains ({report.present} were "
         f"there)  {human(report.cost.tokens)} tokens  {human(report.cost.flops)} FLOPs  {report.cost.seconds:.1f} s"
     )
-    note(f"Next:  reasoning verify {options.run} --verifier {task.verifier}")
+    note(f"Next:  reasoning verify {options.run} --verifier {verifier_of(options.task)}")
     return 0
+
+
+def sampling_from(options: Any) -> Sampling:
+    """`Sampling` of options that have its fields and ``task``; the task's own settings fill what was not given.
+
+    Raises UserError for a value out of range.
+    """
+    task, _, _ = parse_task(options.task)
+    try:
+        return Sampling(
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            max_new_tokens=options.max_new_tokens or int(task.sampling.get("max_new_tokens", 1024)),
+            stop=tuple(options.stop or task.sampling.get("stop", ())),
+            seed=options.seed,
+        )
+    except ValueError as e:
+        raise UserError(f"{e}.") from None
 
 
 def register_model(pool: Pool, engine: Any, spec: str) -> None:

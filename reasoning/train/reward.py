@@ -162,9 +162,17 @@ def gather(options: FitOptions) -> list[Example]:
         inside = {p.id for p in problems if p.fingerprint in held_out}
         found = {key: e for key, e in found.items() if e.problem_id not in inside}
         refuse_overlap([p for p in problems if p.id not in inside], load_problems(options.eval_task))
-    examples = [found[key] for key in sorted(found)]
-    random.Random(digest("fit", options.seed, length=32)).shuffle(examples)
-    return examples[: options.chains]
+    by_problem: dict[str, list[Example]] = {}
+    for key in sorted(found):
+        by_problem.setdefault(key[0], []).append(found[key])
+    order = sorted(by_problem)
+    random.Random(digest("fit", options.seed, length=32)).shuffle(order)
+    examples: list[Example] = []
+    for problem_id in order:  # whole problems: chains of one prompt are read together
+        if len(examples) + len(by_problem[problem_id]) > options.chains:
+            break
+        examples += by_problem[problem_id]
+    return examples
 
 
 def split(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:

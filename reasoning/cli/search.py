@@ -1,0 +1,149 @@
+"""Spend a budget per problem at run time: draw, vote, score, stop when it is enough.
+
+  reasoning search runs/s --task word:test:n=50 --engine transformers:runs/demo/base/model --strategy majority:n=16
+  reasoning search runs/s --task word:test:n=50 --engine transformers:runs/demo/base/model --strategy adaptive
+  reasoning search runs/s ... --strategy best_of_n:n=16 --scorer learned:runs/demo/verifier --budget tokens=2e5
+
+Every strategy draws from the same pool, so a second one pays only for what the first did not draw. Answers are
+chosen without the reference; it is read afterwards, to measure. One line per problem goes to RUN/solutions.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reasoning.budget import Budget, Ledger
+from reasoning.cli.sample import register_model, sampling_from
+from reasoning.cli.show import note
+from reasoning.engines import open_engine
+from reasoning.errors import UserError
+from reasoning.options import option
+from reasoning.pool import Pool
+from reasoning.progress import Line, human
+from reasoning.records import Problem
+from reasoning.runfile import write_run
+from reasoning.search import list_searches, open_search
+from reasoning.solve import Solution, solve
+from reasoning.statistics import wilson
+from reasoning.tasks import load_problems, verifier_of
+from verifiers import Attempt, Verifier, open_verifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    run: str = option("", "folder of the run", metavar="RUN")
+    task: str = option("", "problems, task:split[:key=value,...]")
+    engine: str = option("", "engine:model")
+    strategy: str = option("majority:n=16", "strategy:key=value,... (--list names them)")
+    scorer: str = option("", "verifier that scores chains, for strategies that need one")
+    verifier: str = option("", "verifier that says what is right, to measure (default: the task's own)")
+    limit: int = option(0, "at most so many problems; 0 is all")
+    temperature: float = option(1.0, "0 is greedy")
+    top_p: float = option(1.0, "nucleus sampling")
+    top_k: int = option(0, "0 is off")
+    max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)")
+    stop: list[str] = option([], "string that ends a chain (repeat the flag)")
+    seed: int = option(0, "base seed")
+    budget: str = option("", "limit such as tokens=2e6,seconds=60 (also flops, samples)")
+    list: bool = option(False, "list the strategies and stop")
+
+
+def run(options: SearchOptions) -> int:
+    if options.list:
+        for spec, about in list_searches().items():
+            print(f"{spec}\n    {about}")
+        return 0
+    for name in ("run", "task", "engine"):
+        if not getattr(options, name):
+            raise UserError(f"reasoning search needs {'RUN' if name == 'run' else '--' + name}.")
+    search = open_search(options.strategy)
+    scorer = open_verifier(options.scorer) if options.scorer else None
+    judge = open_verifier(options.verifier or verifier_of(options.task))
+    budget = Budget.parse(options.budget) if options.budget else None
+    problems = load_problems(options.task, limit=options.limit or None)
+    sampling = sampling_from(options)
+    engine = open_engine(options.engine)
+    folder = Path(options.run)
+    line = Line(f"search {search.name}")
+    with Pool.open(folder) as pool, Ledger(budget, path=folder) as ledger:
+        register_model(pool, engine, options.engine)
+        write_run(folder, "search", asdict(options))
+        before = ledger.spent
+        solutions = solve(problems, search, engine, ledger, pool, scorer, judge, sampling, progress=line)
+        paid = ledger.spent.cost.flops - before.cost.flops
+    line.close()
+    engine.close()
+    right = grade(judge, problems, solutions)
+    store(folder / "solutions.jsonl", search.name, engine.model, problems, solutions, right)
+    show(search.name, solutions, right, paid)
+    if scorer is not None and scorer.oracle:
+        note("The scorer reads the reference: this is a ceiling, not something that could be deployed.")
+    note(
+        f"Next:  reasoning search {folder} ... --strategy adaptive   (draws only what is not in the pool yet)"
+    )
+    return 0
+
+
+def grade(judge: Verifier, problems: Sequence[Problem], solutions: Sequence[Solution]) -> list[bool]:
+    """Whether each answer is right: the chain that was shown for it, judged against the reference."""
+    shown = [
+        Attempt(p.prompt, s.answer.chain.text if s.answer.chain else "", p.reference, p.metadata)
+        for p, s in zip(problems, solutions, strict=True)
+    ]
+    return [v.correct for v in judge.verify(shown)]
+
+
+def store(
+    path: Path,
+    strategy: str,
+    model: str,
+    problems: Sequence[Problem],
+    solutions: Sequence[Solution],
+    right: Sequence[bool],
+) -> None:
+    """Write this strategy's answers into ``path``, in the place of its earlier ones; others' rows stay."""
+    kept = []
+    if path.is_file():
+        kept = [row for row in map(json.loads, path.read_text().splitlines()) if row["strategy"] != strategy]
+    for problem, solution, correct in zip(problems, solutions, right, strict=True):
+        chain = solution.answer.chain
+        kept.append(
+            {
+                "strategy": strategy,
+                "model": model,
+                "problem_id": problem.id,
+                "answer": solution.answer.answer,
+                "correct": correct,
+                "samples": solution.samples,
+                "output_tokens": solution.cost.output_tokens,
+                "flops": solution.cost.flops,
+                "short": solution.short,
+                "chain": chain.key if chain else None,
+            }
+        )
+    partial = path.with_name(".solutions.partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(partial, path)
+
+
+def show(strategy: str, solutions: Sequence[Solution], right: Sequence[bool], paid: float) -> None:
+    interval = wilson(sum(right), len(right))
+    samples = np.mean([s.samples for s in solutions])
+    tokens = np.mean([s.cost.output_tokens for s in solutions])
+    flops = np.mean([s.cost.flops for s in solutions])
+    print(
+        f"{strategy}  accuracy {np.mean(right):.1%} [{interval.low:.1%}, {interval.high:.1%}] on {len(right)} problems  "
+        f"{samples:.1f} samples  {human(float(tokens))} tokens  {human(float(flops))} FLOPs a problem  "
+        f"(drawn and scored now: {human(paid)} FLOPs)"
+    )
+    short = sum(s.short for s in solutions)
+    if short:
+        note(
+            f"The budget was spent: {short} of {len(solutions)} problems got fewer chains than the strategy asked for."
+        )
