@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasoning.agreement import Agreement, agreement
 from reasoning.engines.replay import ReplayEngine
 from reasoning.errors import UserError
 from reasoning.pool import Pool
-from reasoning.recorded import Agreement, RecordedScores, RowMapping, agreement, import_rows
+from reasoning.recorded import RecordedScores, RowMapping, import_rows
 from reasoning.records import Sampling
 from reasoning.search import open_search
 from reasoning.solve import solve
