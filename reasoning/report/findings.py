@@ -44,8 +44,7 @@ def findings(
 def _points(c: Comparison, more: str = "more", less: str = "fewer") -> str:
     low, high = sorted((abs(c.low), abs(c.high)))
     direction = more if c.difference > 0 else less
-    interval = f"95% interval {percent(low)} to {percent(high)}"
-    return f"{percent(abs(c.difference))} points {direction} ({interval}, {c.problems} problems paired)"
+    return f"{percent(abs(c.difference))} points {direction} (95% interval {percent(low)} to {percent(high)})"
 
 
 def _training(
@@ -70,11 +69,10 @@ def _bounded(b: BreakEven) -> bool:
 
 def _break_even_line(measured: Measured, base: str, b: BreakEven) -> str:
     return (
-        f"Train or search: from about {queries(b.queries)} queries on (95% interval {queries(b.low)} to "
-        f"{queries(b.high)}), training {measured.labels[b.model]} and searching little is cheaper than searching "
-        f"{measured.labels[base]} for the same {percent(b.accuracy)}% "
-        f"({si(b.trained_flops)} against {si(b.base_flops)} FLOPs a query, after {si(b.training_flops)} of "
-        "training); for fewer queries, search more."
+        f"Training {measured.labels[b.model]} pays for itself from about {queries(b.queries)} queries on (95% "
+        f"interval {queries(b.low)} to {queries(b.high)}): {percent(b.accuracy)}% accuracy then takes "
+        f"{si(b.trained_flops)} FLOPs a query instead of {si(b.base_flops)} of search with "
+        f"{measured.labels[base]}. For fewer queries, search more."
     )
 
 

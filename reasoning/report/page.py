@@ -16,6 +16,7 @@ from reasoning.report.table import Table
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 LONGEST_TEXT = 6000
+FIRST = 4
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2127; --soft: #5b6470; --page: #ffffff; --card: #f5f6f8; --line:
@@ -34,7 +35,7 @@ p, li { max-width: 48rem; }
 .soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
 .findings { padding-left: 1.2rem; }
 .findings li { margin: .4rem 0; }
-.findings li:first-child { font-size: 1.12rem; }
+.findings:not(.more) li:first-child { font-size: 1.12rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
@@ -110,7 +111,7 @@ def render(page: Page) -> str:
         f"<h1>{_text(page.title)}</h1>",
         f'<p class="soft">{_text(page.subtitle)}</p>',
         "<h2>What it shows</h2>",
-        _list(page.findings, "findings"),
+        _findings(page.findings),
         "<h2>Accuracy and what it costs</h2>",
         _summary(page.table),
         *(_picture(picture) for picture in page.pictures),
@@ -155,6 +156,12 @@ def _text(text: object) -> str:
     return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)), quote=True)
 
 
+def _findings(lines: Sequence[str]) -> str:
+    """The first few in sight, the rest one tap away."""
+    more = f"<details><summary>{len(lines) - FIRST} more</summary>{_list(lines[FIRST:], 'findings more')}</details>"
+    return _list(lines[:FIRST], "findings") + (more if len(lines) > FIRST else "")
+
+
 def _list(lines: Iterable[str], kind: str) -> str:
     return f'<ul class="{kind}">' + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
 
@@ -170,7 +177,7 @@ def _summary(table: Table) -> str:
         cells += [f"<td{kind(i)}>{_text(cell)}</td>" for i, cell in enumerate(row) if i]
         opening = '<tr class="first">' if row[0] else "<tr>"
         body.append(f"{opening}{''.join(cells)}</tr>")
-    notes = "".join(f'<p class="soft">{_text(note)}</p>' for note in table.notes)
+    notes = f'<p class="soft">{" ".join(_text(note) for note in table.notes)}</p>'
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Summary table"><table><thead><tr>{head}</tr>'
         f"</thead><tbody>{''.join(body)}</tbody></table></div>{notes}"

@@ -57,8 +57,8 @@ def worth_reading(measured: Measured, most: int = MOST) -> list[Reading]:
             fresh = [reading for reading in found if reading.group.keys[reading.position] not in chosen]
             if len(chosen) + len(fresh) <= most:
                 chosen.update({reading.group.keys[reading.position]: reading for reading in fresh})
-    order = {reading.rule: i for i, reading in enumerate(chosen.values())}
-    return sorted(chosen.values(), key=lambda reading: order[reading.rule])
+    shown = list(dict.fromkeys(reading.rule for reading in chosen.values()))
+    return sorted(chosen.values(), key=lambda reading: shown.index(reading.rule))
 
 
 def _shuffled(groups: Sequence[Group]) -> list[Group]:

@@ -271,8 +271,8 @@ def _break_even_rows(
             (
                 measured.labels[b.model],
                 f"{words.percent(b.accuracy)}%",
-                words.si(b.base_flops),
-                words.si(b.trained_flops),
+                "not reached" if np.isinf(b.base_flops) else words.si(b.base_flops),
+                "not reached" if np.isinf(b.trained_flops) else words.si(b.trained_flops),
                 words.si(b.training_flops),
                 verdict,
             )
