@@ -73,12 +73,14 @@ def sample(
     *,
     progress: Progress | None = None,
     phase: str = "sample",
+    strategy: str = "",
     batch_chains: int = BATCH_CHAINS,
     batch_seconds: float = BATCH_SECONDS,
 ) -> SampleReport:
     """Draw chains 0..n-1 of each problem that ``pool`` does not have yet.
 
-    sampling: by default the engine's own (a recorded pool has one), else `Sampling` as it stands.
+    sampling: by default the engine's own (a recorded pool has one), else `Sampling` as it stands. phase,
+    strategy: what the ledger files the charges under.
 
     The worst case of every draw is reserved first. Where the purse cannot pay for all in the worst case, the
     draws go level by level (chain 0 of every problem, then chain 1, ...) in as large steps as it allows, so
@@ -110,7 +112,7 @@ def sample(
             budget=budget_text(ledger),
         )
 
-    drawer = Drawer(engine, ledger, pool, show, phase, "", batch_chains, batch_seconds)
+    drawer = Drawer(engine, ledger, pool, show, phase, strategy, batch_chains, batch_seconds)
     show([])
     untouched = ledger.spent.cost == Cost()
     try:
@@ -242,7 +244,7 @@ def verify(
         report.correct += sum(v.correct for v in verdicts)
         report.missing += sum(v.missing for v in verdicts)
         report.cost += cost
-        share = report.correct / max(1, report.judged - report.missing)
+        share = report.correct / max(1, report.judged - report.missing) if verifier.oracle else None
         progress.update(done=report.present + report.judged, total=report.wanted, correct=share)
     return report
 

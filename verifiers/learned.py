@@ -254,7 +254,7 @@ def open_learned(folder: str) -> Learned:
 
     card = Card(**json.loads((path / "verifier.json").read_text()))
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path, trust_remote_code=False, use_safetensors=True, dtype="auto"
     )
     import torch

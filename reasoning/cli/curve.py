@@ -8,14 +8,18 @@ A pure function of stored records: the same pool gives the same bytes.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from reasoning.budget import Ledger
 from reasoning.cli.show import note
 from reasoning.errors import UserError, unknown
 from reasoning.options import option
 from reasoning.pool import Pool
-from reasoning.report import write_report
+from reasoning.report import to_rich, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +56,26 @@ def run(options: CurveOptions) -> int:
             models=models,
             ks=options.k or None,
             title=options.title or folder.name,
+            seconds=sampling_seconds(folder),
         )
-    show_summary(written)
-    note(f"Open:  {written.html}")
+    console = Console(width=None if sys.stdout.isatty() else 118, highlight=False)
+    console.print(to_rich(written.table))
+    console.print()
+    for sentence in written.findings:
+        console.print(f"- {sentence}", markup=False)
+    for path in written.pictures.values():
+        note(f"picture  {path}")
+    note(f"report   {written.html}")
     return 0
+
+
+def sampling_seconds(folder: Path) -> dict[str, float]:
+    """Model -> wall-clock seconds that drawing its chains took, from the run's ledger."""
+    if not (folder / "ledger.jsonl").is_file():
+        return {}
+    with Ledger(path=folder) as ledger:
+        totals = ledger.totals(by=("phase", "strategy"))
+    return {strategy: sum_.cost.seconds for (phase, strategy), sum_ in totals.items() if phase == "sample"}
 
 
 def one_model(name: str, known: list[str]) -> str:

@@ -52,7 +52,9 @@ def run(options: SampleOptions) -> int:
         write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
-        report = sample(problems, engine, pool, ledger, options.n, sampling, progress=line, phase="sample")
+        report = sample(
+            problems, engine, pool, ledger, options.n, sampling, progress=line, strategy=engine.model
+        )
         line.close()
         for text in pool.notes:
             note(text)

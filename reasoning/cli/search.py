@@ -138,12 +138,12 @@ def show(strategy: str, solutions: Sequence[Solution], right: Sequence[bool], pa
     tokens = np.mean([s.cost.output_tokens for s in solutions])
     flops = np.mean([s.cost.flops for s in solutions])
     print(
-        f"{strategy}  accuracy {np.mean(right):.1%} [{interval.low:.1%}, {interval.high:.1%}] on {len(right)} problems  "
-        f"{samples:.1f} samples  {human(float(tokens))} tokens  {human(float(flops))} FLOPs a problem  "
-        f"(drawn and scored now: {human(paid)} FLOPs)"
+        f"{strategy}  accuracy {np.mean(right):.1%} [{interval.low:.1%}, {interval.high:.1%}]  "
+        f"{len(right)} problems  {samples:.1f} samples, {human(float(tokens))} tokens, "
+        f"{human(float(flops))} FLOPs a problem  (drawn and scored now: {human(paid)} FLOPs)"
     )
     short = sum(s.short for s in solutions)
     if short:
         note(
-            f"The budget was spent: {short} of {len(solutions)} problems got fewer chains than the strategy asked for."
+            f"The budget was spent: {short} of {len(solutions)} problems got fewer chains than they asked for."
         )

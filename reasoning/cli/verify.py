@@ -40,7 +40,7 @@ def run(options: VerifyOptions) -> int:
     if report.unaffordable:
         note(f"The budget was spent: {report.unaffordable} chains were not judged.")
     judged = report.judged - report.missing
-    share = f"  {report.correct / judged:.1%} score as correct" if judged else ""
+    share = f"  {report.correct / judged:.1%} score as correct" if judged and verifier.oracle else ""
     kind = "oracle (reads the reference)" if verifier.oracle else "deployable (sees no reference)"
     print(
         f"{folder}  {verifier.name}, {kind}: {report.judged} chains judged, {report.present} were already{share}"

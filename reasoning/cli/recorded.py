@@ -1,0 +1,88 @@
+"""Read recorded model outputs (JSONL) into RUN/pool, judge them again, and compare with the file's labels.
+
+  reasoning import outputs.jsonl runs/r --map question=question,answer=gt,response=response[],label=score[] \\
+      --verifier numeric
+
+A mapping is field=path pairs: question, answer, response, index, model, finish, label, score.NAME, meta.NAME.
+A path reaches into the row (infos[0].r) and, with [], into every element of a list. Give --map several times for
+rows that hold the outputs of several models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from reasoning.agreement import Agreement
+from reasoning.cli.show import note
+from reasoning.options import option
+from reasoning.pool import Pool
+from reasoning.recorded import import_rows
+from reasoning.records import Sampling
+from reasoning.runfile import write_run
+from verifiers import open_verifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    file: str = option(..., "JSONL file of recorded outputs", metavar="FILE")
+    run: str = option(..., "folder of the run", metavar="RUN")
+    map: list[str] = option([], "field=path,... (see above; repeat for several models per row)")
+    model: str = option("", "name of the model, where the mapping gives none (default: the file's name)")
+    verifier: str = option("", "verifier that judges the responses again")
+    task: str = option("recorded", "name of the task, stored with the problems")
+    temperature: float = option(1.0, "temperature they were sampled at, where it is known")
+    disagreements: int = option(5, "how many disagreements with the labels to show")
+
+
+def run(options: ImportOptions) -> int:
+    folder = Path(options.run)
+    verifier = open_verifier(options.verifier) if options.verifier else None
+    with Pool.open(folder) as pool:
+        report = import_rows(
+            options.file,
+            options.map,
+            pool,
+            model=options.model,
+            sampling=Sampling(temperature=options.temperature),
+            task=options.task,
+            verifier=verifier,
+        )
+        write_run(folder, "import", asdict(options))
+    print(
+        f"{folder}  {report.rows} rows, {report.problems} problems, {report.chains} chains read "
+        f"({report.present} were there)  models: {', '.join(report.models)}"
+    )
+    if report.empty:
+        note(f"{report.empty} responses were null and were left out.")
+    for name in report.squashed:
+        note(
+            f"Scores {name} are not in [0, 1]: stored through the logistic function, which keeps their order."
+        )
+    if report.verified is not None:
+        judged = report.verified.judged - report.verified.missing
+        if judged:
+            print(
+                f"{options.verifier}: {report.verified.correct / judged:.1%} of {judged} chains are correct"
+            )
+    if report.agreement is not None:
+        show(report.agreement, options.disagreements)
+    note(
+        f"Next:  reasoning curve {folder}"
+        + (f" --verifier {verifier.name}" if verifier else " --verifier label")
+    )
+    return 0
+
+
+def show(found: Agreement, most: int) -> None:
+    """Print the agreement with the labels and the first ``most`` disagreements."""
+    print(
+        f"agreement with the labels: {found.rate:.2%} of {found.judged} (kappa {found.kappa:.3f}); "
+        f"right by both {found.both}, by the verifier alone {found.only_verifier}, by the label alone "
+        f"{found.only_label}, by neither {found.neither}; no verdict {found.missing}"
+    )
+    for d in found.disagreements[:most]:
+        said = d.response.strip().replace("\n", " ")[-80:]
+        print(
+            f"  label {d.label:g}, verifier {d.verdict.score:g}: reference {d.reference!r}, response ...{said!r}"
+        )
