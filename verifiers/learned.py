@@ -115,8 +115,8 @@ class Reader:
         return list(prompt_ids), [*ids, end] if end is not None else ids
 
     def read(self, prompt_ids: list[int], responses: list[list[int]], hidden: bool) -> list[Any]:
-        """For each response (log-probability, entropy, margin), float64 arrays (T,); or with ``hidden`` the last hidden state at its
-        last token, a float32 tensor (H,)."""
+        """For each response (log-probability, entropy, margin), float64 arrays (T,); or with ``hidden`` the last
+        hidden state at its last token, a float32 tensor (H,)."""
         import torch
         from transformers import DynamicCache
 
