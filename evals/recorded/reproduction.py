@@ -9,29 +9,32 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from evals.recorded.sources import Recorded
-from reasoning.curves import Measured, Measurement, all_curves, curve, write_curves
+from reasoning.agreement import LABEL, Disagreement, agreement
+from reasoning.curves import Floats, Measured, Measurement, curve
 from reasoning.errors import ReasoningError, UserError
 from reasoning.pool import Pool
-from reasoning.records import Chain, Cost, Sampling, chain_key
+from reasoning.recorded import import_rows
+from reasoning.records import Sampling
+from reasoning.report import write_report
 from reasoning.sampling import verify
 from reasoning.statistics import Paired, paired, t_interval
-from verifiers.base import Verdict, Verifier
+from reasoning.tasks.files import read_jsonl
+from verifiers.base import Verifier
 
-LABELS = "published"
-"""Name under which a publisher's own verdicts are kept in the pool, beside ours."""
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A published figure and ours, in percent. low, high: 95% interval over problems; NaN where there is none.
-    why: where the two differ, the reason; "" where they agree."""
+    digits: after the point, as published. why: the reason of a difference that is known."""
 
     name: str
     published: float | None
@@ -46,20 +49,20 @@ class Figure:
         """To the digits that were published."""
         return self.published is not None and abs(self.ours - self.published) < 0.5 * 10**-self.digits
 
-
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """A chain on which our verdict and the publisher's label differ. index: of the sample, from 0."""
-
-    problem_id: str
-    index: int
-    reference: str
-    label: bool
-    verdict: Verdict
-    tail: str
+    @property
+    def unexplained(self) -> bool:
+        return self.published is not None and not self.agrees and not self.why
 
 
 # --- into the pool ------------------------------------------------------------------------------------------
+
+
+def rows(data: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a JSONL file of the data folder."""
+    file = data / name
+    if not file.is_file():
+        raise UserError(f"The data folder {str(data)!r} has no {name!r}; name another by --data FOLDER.")
+    return [row for _, row in read_jsonl(file)]
 
 
 def fresh_pool(out: Path) -> Pool:
@@ -68,74 +71,35 @@ def fresh_pool(out: Path) -> Pool:
     return Pool.open(out)
 
 
-def store(
-    pool: Pool,
-    model: str,
-    label: str,
-    recorded: Sequence[Recorded],
-    sampling: Sampling,
-    scorer: str = "",
-    output_tokens: Sequence[int] = (),
+def read(
+    pool: Pool, source: Iterable[Row], mapping: str | Sequence[str], sampling: Sampling, model: str = ""
 ) -> None:
-    """Put one model's recorded responses, the publisher's labels and its reward model's scores into the pool.
-
-    scorer: name of the reward model; its scores s become 1 / (1 + exp(-s)), which keeps their order.
-    output_tokens: mean length of a response to each problem, where the publisher kept it.
-    """
-    pool.add_model(model, {"label": label})
-    pool.add_problems(item.problem for item in recorded)
-    chains: list[Chain] = []
-    labels: dict[str, Verdict] = {}
-    scores: dict[str, Verdict] = {}
-    for row, item in enumerate(recorded):
-        problem = item.problem
-        for index, text in enumerate(item.responses):
-            if text is None:
-                continue
-            key = chain_key(model, sampling, problem.id, problem.prompt, index)
-            cost = Cost(output_tokens=output_tokens[row]) if output_tokens else Cost()
-            chains.append(Chain(problem.id, index, text, model=model, sampling=sampling, key=key, cost=cost))
-            if item.labels:
-                answer = item.answers[index] if item.answers else None
-                labels[key] = Verdict(float(item.labels[index]), answer)
-            if item.scores:
-                scores[key] = Verdict(1 / (1 + math.exp(-item.scores[index])))
-    pool.append(chains)
-    if labels:
-        pool.add_verdicts(LABELS, labels, oracle=True)
-    if scores:
-        pool.add_verdicts(scorer, scores, oracle=False)
+    """What ``reasoning import`` does, from rows."""
+    import_rows(source, mapping, pool, model=model, sampling=sampling)
 
 
 def judge(pool: Pool, verifier: Verifier) -> None:
-    """Judge all chains by ``verifier`` and print how far it agrees with the publisher's labels."""
+    """Judge all chains by ``verifier``; print how far it agrees with the labels, and where it does not."""
     verify(pool, verifier)
-    ours, labels = pool.verdicts(verifier.name), pool.verdicts(LABELS)
+    if not pool.verdicts(LABEL):
+        print(f"{len(pool.keys()):,} chains judged by {verifier.name}; no labels were recorded")
+        return
     for model in pool.models():
-        keys = [chain.key for chain in pool.chains(model=model)]
-        known = [key for key in keys if key in labels]
-        same = sum(ours[key].correct == labels[key].correct for key in known)
-        text = f"agrees with the recorded label on {same:,}" if known else "no recorded labels"
-        print(
-            f"{model}: {len(keys):,} chains; {verifier.name} {text}{f' of {len(known):,}' if known else ''}"
-        )
-
-
-def disagreements(pool: Pool, verifier: str, model: str) -> list[Disagreement]:
-    """Where our verdict and the label differ, in pool order."""
-    ours, labels, problems = pool.verdicts(verifier), pool.verdicts(LABELS), pool.problems()
-    return [
-        Disagreement(
-            chain.problem_id,
-            chain.index,
-            str(problems[chain.problem_id].reference),
-            labels[chain.key].correct,
-            ours[chain.key],
-            " ".join(chain.text.split())[-110:],
-        )
-        for chain in pool.chains(model=model)
-        if chain.key in labels and labels[chain.key].correct != ours[chain.key].correct
-    ]
+        keys = {chain.key for chain in pool.chains(model=model)}
+        found = agreement(pool, verifier.name, keys=keys)
+        same = found.both + found.neither
+        print(f"{model}: {verifier.name} agrees with the recorded label on {same:,} of {len(keys):,} chains")
+        alike: dict[tuple[str, float, str], list[Disagreement]] = {}
+        for d in found.disagreements:
+            alike.setdefault((d.problem_id, d.label, d.verdict.reason), []).append(d)
+        for group in alike.values():
+            d = group[0]
+            samples = ", ".join(str(one.index) for one in group)
+            question, end = " ".join(d.question.split())[:60], " ".join(d.response.split())[-100:]
+            print(
+                f"  {question!r}, reference {d.reference!r}, samples {samples}: label {d.label:g}, ours "
+                f"{d.verdict.score:g} ({d.verdict.reason}); the first ends {end!r}"
+            )
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -157,21 +121,16 @@ def figure(
     return Figure(name, published, ours, low, high, digits, why)
 
 
-def label_values(pool: Pool, model: str) -> np.ndarray:
-    """The publisher's labels of one model, (problems, samples), NaN where a problem has fewer samples."""
-    labels = pool.verdicts(LABELS)
-    by_problem: dict[str, list[float]] = {}
-    for chain in pool.chains(model=model):
-        by_problem.setdefault(chain.problem_id, []).append(float(labels[chain.key].correct))
-    most = max(map(len, by_problem.values()))
-    return np.array([row + [math.nan] * (most - len(row)) for row in by_problem.values()])
-
-
-def label_mean(name: str, published: float | None, values: np.ndarray, digits: int = 1) -> Figure:
-    """The mean of per-problem label rates."""
-    interval = t_interval(np.nanmean(values, axis=1))
+def figure_of(name: str, published: float | None, values: Floats, digits: int = 1, why: str = "") -> Figure:
+    """Ours as the mean of one value per problem, (P,), with Student's interval."""
+    interval = t_interval(values)
     ours, low, high = (100 * x for x in (interval.estimate, interval.low, interval.high))
-    return Figure(name, published, ours, low, high, digits)
+    return Figure(name, published, ours, low, high, digits, why)
+
+
+def label_rates(source: Iterable[Row], read_labels: Callable[[Row], Sequence[Any]]) -> Floats:
+    """The share of right responses of each row by its recorded labels, (P,)."""
+    return np.array([np.mean([bool(label) for label in read_labels(row)]) for row in source], np.float64)
 
 
 def compare(a: Measurement | None, b: Measurement | None, k: int, other_k: int = 0) -> Paired:
@@ -206,21 +165,19 @@ def print_paired(what: str, result: Paired) -> None:
     )
 
 
-def print_disagreements(found: Sequence[Disagreement], most: int = 10) -> None:
-    for d in found[:most]:
-        print(
-            f"  problem {d.problem_id}, sample {d.index}, reference {d.reference!r}: label {d.label}, ours "
-            f"{d.verdict.correct} ({d.verdict.status}: {d.verdict.reason}); text ends {d.tail!r}"
-        )
-    if len(found) > most:
-        print(f"  and {len(found) - most} more")
-
-
-def write(out: Path, measured: Measured) -> None:
-    """``curves.json``, ``curves.csv`` and the pictures into ``out``."""
-    curves = all_curves(measured)
-    for path in write_curves(out, curves):
-        print(f"wrote {path}")
+def write(out: Path, pool: Pool, measured: Measured, title: str) -> None:
+    """The report of what was measured, with its pictures and curves, into ``out``."""
+    written = write_report(
+        out,
+        pool,
+        oracle=measured.oracle,
+        scorers=list(measured.scorers),
+        models=measured.models,
+        ks=measured.ks,
+        title=title,
+    )
+    pictures = " ".join(str(path) for path in written.pictures.values())
+    print(f"wrote {written.html} {written.curves_json} {written.curves_csv} {pictures}")
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -242,4 +199,4 @@ def command(name: str, about: str | None, reproduce: Callable[[Path, Path], list
     except ReasoningError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    return int(any(f.published is not None and not f.agrees and not f.why for f in figures))
+    return int(any(f.unexplained for f in figures))

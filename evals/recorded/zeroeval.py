@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from evals.recorded import reproduction as rep
-from evals.recorded.sources import zeroeval
-from reasoning.curves import Floats, measure_pool
+from reasoning.curves import measure_pool
 from reasoning.pool import Pool
-from reasoning.records import Sampling
-from reasoning.statistics import paired
+from reasoning.records import Chain, Sampling
 from verifiers.numeric import Numeric
 
-ENSEMBLE = "44-models@zeroeval"
+FILE = "recorded/zeroeval_gsm8k_x44models/gsm.jsonl"
+MAPPING = "question=question,answer=gold,response=samples[].answer"
+ENSEMBLE = "44 models"
+BEST = "claude-3-5-sonnet-20241022"
 
 # result_dirs/gsm.summary.md of WildEval/ZeroEval at commit 8c1485edf12c, under the names of the recorded files.
 PUBLISHED = {
@@ -75,45 +73,58 @@ PUBLISHED = {
 
 
 def reproduce(data: Path, out: Path) -> list[rep.Figure]:
-    models, recorded = zeroeval(data)
     verifier = Numeric()
+    source = rep.rows(data, FILE)
+    for row in source:
+        for sample in row["samples"]:
+            sample["answer"] = str(sample["answer"] or "")  # no answer is a wrong one, not a missing one
     with rep.fresh_pool(out) as pool:
-        rep.store(pool, ENSEMBLE, "44 models", recorded, Sampling(temperature=0.7))
+        rep.read(pool, source, MAPPING + ",model=samples[].model", Sampling())
+        rep.read(pool, source, MAPPING, Sampling(), ENSEMBLE)
         rep.judge(pool, verifier)
-        ours, theirs = by_model(pool, verifier.name, len(models))
+        print_models(pool, verifier.name)
         measured = measure_pool(
-            pool, oracle=verifier.name, ks=(1, 2, 4, 8, 16, 32, 43), strategies=["pass", "majority"]
+            pool,
+            oracle=verifier.name,
+            models=[ENSEMBLE],
+            ks=(1, 2, 4, 8, 16, 32, 43),
+            strategies=["pass", "majority"],
         )
         one, vote = measured.find(ENSEMBLE, "pass"), measured.find(ENSEMBLE, "majority")
-        print_models(models, ours, theirs)
         figures = [
             rep.figure("a model drawn at random", None, one, 1),
             rep.figure("majority of 43 models", None, vote, 43),
             rep.figure("any of 43 models (oracle)", None, one, 43),
         ]
         rep.print_figures(figures)
-        whole = [i for i in range(len(models)) if not np.isnan(ours[:, i]).any()]
-        best = max(whole, key=lambda i: ours[:, i].mean())
-        assert vote is not None
-        place = {problem_id: row for row, problem_id in enumerate(pool.problems())}
-        same = ours[[place[problem_id] for problem_id in vote.problem_ids], best]
-        rep.print_paired(f"majority of 43 models minus {models[best]}", paired(vote.column(43), same))
-        rep.write(out, measured)
+        single = measure_pool(pool, oracle=verifier.name, models=[BEST], ks=[1]).find(BEST, "pass")
+        rep.print_paired(f"majority of 43 models minus {BEST}", rep.compare(vote, single, 43, 1))
+        rep.write(out, pool, measured, "44 models on GSM8K")
         return figures
 
 
-def by_model(pool: Pool, verifier: str, models: int) -> tuple[Floats, Floats]:
-    """(our verdicts, the publisher's rule), each (problems, models) in pool order; NaN where it was not run."""
+def print_models(pool: Pool, verifier: str) -> None:
+    """A row per model, best first. answers read differently: how many problems lie between the published figure
+    and the publisher's own rule on what was recorded."""
     verdicts, problems = pool.verdicts(verifier), pool.problems()
-    place = {problem_id: row for row, problem_id in enumerate(problems)}
-    ours = np.full((len(place), models), np.nan)
-    theirs = ours.copy()
+    by_model: dict[str, list[Chain]] = {}
     for chain in pool.chains():
-        at = place[chain.problem_id], chain.index
-        ours[at] = verdicts[chain.key].correct
-        number = first_number(chain.text)
-        theirs[at] = number is not None and number == first_number(str(problems[chain.problem_id].reference))
-    return ours, theirs
+        by_model.setdefault(chain.model, []).append(chain)
+    table: list[tuple[float, str]] = []
+    for model, published in PUBLISHED.items():
+        chains = by_model[model]
+        ours = 100 * sum(verdicts[chain.key].correct for chain in chains) / len(chains)
+        met = 0
+        for chain in chains:
+            number = first_number(chain.text)
+            met += number is not None and number == first_number(str(problems[chain.problem_id].reference))
+        rule = 100 * met / len(chains)
+        apart = round((published - rule) * len(chains) / 100)
+        row = f"| {model} | {len(chains)} | {published:.2f} | {rule:.2f} | {ours:.2f} | {apart or ''} |"
+        table.append((ours, row))
+    print("\n| model | problems | published | by the first number | ours | answers read differently |")
+    print("|---|---:|---:|---:|---:|---:|")
+    print(*(row for _, row in sorted(table, key=lambda pair: -pair[0])), sep="\n")
 
 
 def first_number(answer: str) -> float | None:
@@ -124,20 +135,6 @@ def first_number(answer: str) -> float | None:
         return float(fraction[1]) / float(fraction[2])
     found = re.search(r"-?\d+(\.\d+)?", answer)
     return float(found[0]) if found else None
-
-
-def print_models(models: Sequence[str], ours: Floats, theirs: Floats) -> None:
-    """A row per model, best first. problems: how many were recorded. answers read differently: how many
-    problems lie between the published figure and the publisher's own rule on what was recorded."""
-    print("\n| model | problems | published | by the first number | ours | answers read differently |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for i in sorted(range(len(models)), key=lambda i: -float(np.nanmean(ours[:, i]))):
-        count = int((~np.isnan(ours[:, i])).sum())
-        rule, mine = (100 * float(np.nanmean(values[:, i])) for values in (theirs, ours))
-        apart = round((PUBLISHED[models[i]] - rule) * count / 100)
-        print(
-            f"| {models[i]} | {count} | {PUBLISHED[models[i]]:.2f} | {rule:.2f} | {mine:.2f} | {apart or ''} |"
-        )
 
 
 if __name__ == "__main__":
