@@ -95,17 +95,18 @@ class Batch:
         max_rows: int,
         memory_bytes: int,
     ):
-        longest = max((len(r.prompt) + r.limit for r in requests), default=0)
+        prompt_tokens = max((len(r.prompt) for r in requests), default=0)
+        new_tokens = max((r.limit for r in requests), default=0)
         chains = sum(len(r.names) for r in requests)
-        room = memory_bytes // max(1, forward.bytes_per_token() * longest)
+        room = memory_bytes // max(1, forward.bytes_per_token() * (prompt_tokens + new_tokens))
         self.forward = forward
         self.waiting = deque(r for r in requests if r.names)
         self.capacity = max(1, min(max_rows, chains, room))
         self.stop_rule = stop_rule
-        self.store = forward.store(self.capacity, longest)
+        self.store = forward.store(self.capacity, prompt_tokens, new_tokens)
         self.slots = _Slots(self.capacity)
         self.rows = 0  # slots [0, rows) are stepped
-        self.tokens = np.zeros((self.capacity, max((r.limit for r in requests), default=0)), np.int32)
+        self.tokens = np.zeros((self.capacity, new_tokens), np.int32)
         self.logprobs = np.zeros(self.tokens.shape, np.float32)
         self.logits = torch.empty(0, forward.vocab)
         self.rules = Rules()
@@ -141,18 +142,14 @@ class Batch:
                 stopped[slot] = rule.ends(self.tokens[slot, : slots.count[slot]].tolist())
         over = np.flatnonzero(alive & (stopped | (slots.count[:rows] >= slots.limit[:rows])))
         finished = [self._finish(slot, bool(stopped[slot])) for slot in over.tolist()]
+        if len(over):
+            self.store.release(over)
         if not slots.alive.any():
             self.rows = 0
             return finished
         tokens = self._compact(tokens)
         rows = self.rows
-        lengths = slots.length[:rows]
-        self.logits = self.forward.step(
-            self.store,
-            torch.from_numpy(tokens).to(self.forward.device),
-            torch.from_numpy(lengths.copy()).to(self.forward.device),
-            int(lengths.max()),
-        )
+        self.logits = self.forward.step(self.store, tokens, slots.length[:rows])
         slots.length[:rows] += slots.alive[:rows]
         return finished
 
@@ -173,10 +170,7 @@ class Batch:
         target = np.flatnonzero(~alive[:kept])
         source = kept + np.flatnonzero(alive[kept:])
         if len(source):
-            self.store.move(
-                torch.from_numpy(source).to(self.forward.device),
-                torch.from_numpy(target).to(self.forward.device),
-            )
+            self.store.move(source, target)
             self.slots.move(source, target)
             self.tokens[target] = self.tokens[source]
             self.logprobs[target] = self.logprobs[source]
@@ -212,9 +206,8 @@ class Batch:
         for request, start, end in taken:
             assert request.prefilled is not None
             slots, holes = holes[: end - start], holes[end - start :]
-            where = torch.from_numpy(slots).to(self.forward.device)
-            self.store.admit(where, request.prefilled)
-            grown[where] = request.prefilled.logits
+            self.store.admit(slots, request.prefilled)
+            grown[slots] = request.prefilled.logits
             self._seat(slots, request, start, end)
             request.taken = end
             if end == len(request.names):

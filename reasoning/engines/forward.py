@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
@@ -26,12 +28,17 @@ from reasoning.errors import UserError
 from reasoning.flops import ModelShape
 
 MIN_ROWS = 16
-BLOCK = 32  # positions; stores grow and attention reads by whole blocks
 PREFILL_TOKENS = 4096
 
 
 def padded(count: int, multiple: int = MIN_ROWS) -> int:
     return -(-count // multiple) * multiple
+
+
+def block(head_dim: int) -> int:
+    """Positions in a block: attention reads, and stores grow, by whole ones. Products of under 400
+    multiplications take another path in torch, so none is that small."""
+    return padded(-(-400 // head_dim))
 
 
 @dataclass(slots=True)
@@ -46,12 +53,16 @@ class Prompt:
 class Store(Protocol):
     """What the rows of a batch remember."""
 
-    def admit(self, slots: Tensor, prompt: Prompt) -> None:
-        """Let ``slots`` (n,) start from ``prompt``."""
+    def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
+        """Let rows ``slots`` (n,) start from ``prompt``."""
         ...
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy rows ``source`` (n,) over rows ``target`` (n,)."""
+    def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
+        """Copy rows ``source`` (n,) over rows ``target`` (n,), which are done."""
+        ...
+
+    def release(self, slots: NDArray[np.int64]) -> None:
+        """Rows ``slots`` (n,) are done."""
         ...
 
 
@@ -63,8 +74,8 @@ class Forward(Protocol):
         """Take over the module's present weights."""
         ...
 
-    def store(self, rows: int, longest: int) -> Store:
-        """An empty store for ``rows`` rows of at most ``longest`` positions."""
+    def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> Store:
+        """An empty store for ``rows`` rows, prompts and new tokens of at most these lengths."""
         ...
 
     def bytes_per_token(self) -> int:
@@ -73,11 +84,8 @@ class Forward(Protocol):
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]: ...
 
-    def step(self, store: Any, tokens: Tensor, lengths: Tensor, longest: int) -> Tensor:
-        """Feed ``tokens`` (rows,) behind ``lengths`` (rows,) known positions; logits (rows, vocab).
-
-        longest: the maximum of ``lengths``, known without asking the device.
-        """
+    def step(self, store: Any, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        """Feed ``tokens`` (rows,) behind ``lengths`` (rows,) known positions; logits (rows, vocab)."""
         ...
 
 
@@ -99,19 +107,26 @@ def rectangle(prompts: Sequence[Sequence[int]], length: int, device: torch.devic
     return torch.tensor([[*p, *[0] * (length - len(p))] for p in prompts], device=device)
 
 
+def on_device(array: NDArray[np.int64], length: int, device: torch.device) -> Tensor:
+    """``array`` (n,) padded to (length,) with 0, as a tensor."""
+    out = np.zeros(length, np.int64)
+    out[: len(array)] = array
+    return torch.from_numpy(out).to(device)
+
+
 class KeyValues:
     """Keys and values of every layer, each (rows, kv_heads, positions, head_dim); unwritten positions are 0.
 
     Grows along the positions as they are needed, never past ``longest``.
     """
 
-    def __init__(self, rows: int, longest: int):
-        self.rows = rows
-        self.longest = padded(longest, BLOCK)
+    def __init__(self, rows: int, longest: int, block: int):
+        self.rows, self.block = rows, block
+        self.longest = padded(longest, block)
         self.positions = 0
         self.layers: list[tuple[Tensor, Tensor]] = []
 
-    def admit(self, slots: Tensor, prompt: Prompt) -> None:
+    def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
         if not self.layers:
             self.layers = [
                 (
@@ -126,18 +141,18 @@ class KeyValues:
             keys[slots, :, :length] = k
             values[slots, :, :length] = v
 
-    def move(self, source: Tensor, target: Tensor) -> None:
+    def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
         for keys, values in self.layers:
             keys[target] = keys[source]
             values[target] = values[source]
 
+    def release(self, slots: NDArray[np.int64]) -> None:
+        """Nothing to free: the next chain in a slot writes over it."""
+
     def reserve(self, positions: int) -> None:
         if positions <= self.positions:
             return
-        self.positions = min(
-            max(padded(positions, BLOCK), padded(self.positions * 3 // 2, BLOCK)), self.longest
-        )
-        self.positions = max(self.positions, padded(positions, BLOCK))
+        self.positions = min(padded(max(positions, self.positions * 3 // 2), self.block), self.longest)
         for index, (keys, values) in enumerate(self.layers):
             self.layers[index] = (_longer(keys, self.positions), _longer(values, self.positions))
 
@@ -204,6 +219,7 @@ class CachedForward:
         self.vocab = config.vocab_size
         self.shape = ModelShape.from_config(config)
         self.layer_types = set(getattr(config, "layer_types", None) or ())
+        self.block = block(min(self.shape.head_dim, self.shape.value_head_dim))
         self.itemsize = torch.finfo(module.dtype).bits // 8
         # A prompt ends within the last MIN_ROWS positions of its bucket: no other logits are needed.
         partial = "logits_to_keep" in inspect.signature(module.forward).parameters
@@ -212,8 +228,8 @@ class CachedForward:
     def refresh(self) -> None:
         self.device = self.module.device
 
-    def store(self, rows: int, longest: int) -> KeyValues:
-        return KeyValues(padded(rows), longest)
+    def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> KeyValues:
+        return KeyValues(padded(rows), prompt_tokens + new_tokens, self.block)
 
     def bytes_per_token(self) -> int:
         shape = self.shape
@@ -233,19 +249,17 @@ class CachedForward:
                 out[index] = Prompt(logits[row, end - 1 - skipped], state)
         return [out[i] for i in range(len(prompts))]
 
-    def step(self, store: KeyValues, tokens: Tensor, lengths: Tensor, longest: int) -> Tensor:
-        rows = len(tokens)
-        if padded(rows) > rows:
-            extra = tokens.new_zeros(padded(rows) - rows)
-            tokens, lengths = torch.cat([tokens, extra]), torch.cat([lengths, extra])
+    def step(self, store: KeyValues, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        rows, longest = len(tokens), int(lengths.max())
+        ids, known = (on_device(array, padded(rows), self.device) for array in (tokens, lengths))
         store.reserve(longest + 1)
-        span = padded(longest + 1, BLOCK)
-        layers: list[Any] = [_RowLayer(store, i, lengths, span) for i in range(len(store.layers))]
+        span = padded(longest + 1, self.block)
+        layers: list[Any] = [_RowLayer(store, i, known, span) for i in range(len(store.layers))]
         with _plain_attention(self.module):
             logits = self.module(
-                tokens[:, None],
-                attention_mask=self._mask(lengths, span),
-                position_ids=lengths[:, None],
+                ids[:, None],
+                attention_mask=self._mask(known, span),
+                position_ids=known[:, None],
                 past_key_values=Cache(layers=layers),
                 use_cache=True,
             ).logits
@@ -275,12 +289,15 @@ class _Sequences:
     def __init__(self, rows: int, longest: int, device: torch.device):
         self.ids = torch.zeros(rows, longest, dtype=torch.long, device=device)
 
-    def admit(self, slots: Tensor, prompt: Prompt) -> None:
+    def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
         ids = prompt.state[0][0]
         self.ids[slots, : len(ids)] = ids
 
-    def move(self, source: Tensor, target: Tensor) -> None:
+    def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
         self.ids[target] = self.ids[source]
+
+    def release(self, slots: NDArray[np.int64]) -> None:
+        """Nothing to free: the next chain in a slot writes over it."""
 
 
 class WholeForward:
@@ -294,8 +311,8 @@ class WholeForward:
     def refresh(self) -> None:
         self.device = self.module.device
 
-    def store(self, rows: int, longest: int) -> _Sequences:
-        return _Sequences(padded(rows), padded(longest, BLOCK), self.device)
+    def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> _Sequences:
+        return _Sequences(rows, padded(prompt_tokens + new_tokens), self.device)
 
     def bytes_per_token(self) -> int:
         return self.vocab * 4  # the logits of the whole sequence are what takes room
@@ -310,11 +327,11 @@ class WholeForward:
                 out[index] = Prompt(logits[row, end - 1], [(ids[row, :end], ids[row, :end])])
         return [out[i] for i in range(len(prompts))]
 
-    def step(self, store: _Sequences, tokens: Tensor, lengths: Tensor, longest: int) -> Tensor:
-        rows = torch.arange(len(tokens), device=tokens.device)
-        store.ids[rows, lengths] = tokens
-        logits = self.module(store.ids[: len(tokens), : padded(longest + 1)], use_cache=False).logits
-        return logits[rows, lengths]
+    def step(self, store: _Sequences, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        rows = np.arange(len(tokens))
+        store.ids[rows, lengths] = torch.from_numpy(tokens).to(self.device)
+        ids = store.ids[: len(tokens), : padded(int(lengths.max()) + 1)]
+        return self.module(ids, use_cache=False).logits[rows, lengths]
 
 
 @torch.inference_mode()
@@ -322,15 +339,14 @@ def agrees(forward: Forward, module: Any) -> bool:
     """True if ``forward`` gives the module's own logits for two prompts of unequal length and two steps."""
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(forward.vocab, (n,), generator=generator).tolist() for n in (9, 5)]
-    store = forward.store(2, 16)
+    store = forward.store(2, 7, 2)
     prompts = forward.prefill([row[:-2] for row in rows])
     for slot, prompt in enumerate(prompts):
-        store.admit(torch.tensor([slot], device=forward.device), prompt)
+        store.admit(np.array([slot]), prompt)
     ours = [torch.stack([prompt.logits for prompt in prompts])]
     for back in (2, 1):
-        tokens = torch.tensor([row[-back] for row in rows], device=forward.device)
-        lengths = torch.tensor([len(row) - back for row in rows], device=forward.device)
-        ours.append(forward.step(store, tokens, lengths, max(len(row) for row in rows) - back))
+        tokens = np.array([row[-back] for row in rows])
+        ours.append(forward.step(store, tokens, np.array([len(row) - back for row in rows])))
     exact = module.dtype == torch.float32
     for slot, row in enumerate(rows):
         plain = module(torch.tensor([row], device=forward.device), use_cache=False).logits[0, -3:].float()

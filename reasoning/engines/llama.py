@@ -1,7 +1,8 @@
 """The Llama family (Llama, Mistral, Qwen2, Qwen3) stepped straight over its weights.
 
 The same arithmetic as the Hugging Face modules in fewer, larger operations: one product for queries, keys and
-values, one for gate and up, the norms' weights folded into the product that follows, one mask for all layers.
+values, one for gate and up, the norms' weights folded into the product that follows; a prompt's keys and values
+read once for all of its chains (shared.py).
 Small models get fused copies of their weights (`refresh` renews them after an update); large ones are read in
 place. Knows nothing of how tokens are chosen.
 
@@ -14,11 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reasoning.engines.forward import BLOCK, KeyValues, Prompt, buckets, padded, rectangle
+from reasoning.engines.forward import Prompt, buckets, on_device, padded, rectangle
+from reasoning.engines.shared import SharedKeyValues
 
 FUSED_BYTES = 256 << 20
 _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -125,8 +129,9 @@ class LlamaForward:
             self.final_norm = None
         self.cos = self.sin = self.embedding.new_zeros(0, 1, self.head_dim)
 
-    def store(self, rows: int, longest: int) -> KeyValues:
-        return KeyValues(rows, longest)
+    def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> SharedKeyValues:
+        like = [self.embedding.new_zeros(0, self.head_dim) for _ in self.layers]
+        return SharedKeyValues(rows, prompt_tokens, new_tokens, self.kv_heads, like)
 
     def bytes_per_token(self) -> int:
         return len(self.layers) * 2 * self.kv_heads * self.head_dim * self.embedding.element_size()
@@ -135,7 +140,7 @@ class LlamaForward:
         """Rotary tables (positions, 1, d) at least that long; the sine's first half carries rotate_half's sign."""
         if len(self.cos) >= positions:
             return
-        where = torch.arange(padded(max(positions, 2 * len(self.cos)), BLOCK), device=self.device)
+        where = torch.arange(max(positions, 2 * len(self.cos)), device=self.device)
         cos, sin = self.module.model.rotary_emb(self.embedding[:1], where[None])
         self.cos = cos[0][:, None].contiguous()
         self.sin = sin[0][:, None].clone()
@@ -192,40 +197,20 @@ class LlamaForward:
                 out[i] = Prompt(logits[row], [(k[row, :, :end], v[row, :, :end]) for k, v in state])
         return [out[i] for i in range(len(prompts))]
 
-    def step(self, store: KeyValues, tokens: Tensor, lengths: Tensor, longest: int) -> Tensor:
-        rows, groups = len(tokens), self.heads // self.kv_heads
-        store.reserve(longest + 1)
-        self._tables(longest + 1)
-        span = padded(longest + 1, BLOCK)
+    def step(self, store: SharedKeyValues, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        rows = len(tokens)
         # Attention is computed for each row by itself, so only the products over rows need padding.
         extra = padded(rows) - rows
-        mask = self._mask(lengths, span)
-        heads = torch.arange(rows * self.kv_heads, device=self.device)
-        where = heads * store.positions + lengths.repeat_interleave(self.kv_heads)
-        if extra:
-            tokens, lengths = F.pad(tokens, (0, extra)), F.pad(lengths, (0, extra))
-        cos, sin = self.cos[lengths], self.sin[lengths]
-        x = self.embedding[tokens]
-        for layer, (keys, values) in zip(self.layers, store.layers, strict=True):
+        self._tables(int(lengths.max()) + 1)
+        store.begin(lengths)
+        known = on_device(lengths, rows + extra, self.device)
+        cos, sin = self.cos[known], self.sin[known]
+        x = self.embedding[on_device(tokens, rows + extra, self.device)]
+        for index, layer in enumerate(self.layers):
             q, k, v = self._rotated(x, layer, cos, sin)
-            keys.view(-1, self.head_dim).index_copy_(0, where, k[:rows].reshape(-1, self.head_dim))
-            values.view(-1, self.head_dim).index_copy_(0, where, v[:rows].reshape(-1, self.head_dim))
-            keys = keys[:rows].view(rows * self.kv_heads, -1, self.head_dim)[:, :span]
-            values = values[:rows].view(rows * self.kv_heads, -1, self.head_dim)[:, :span]
-            q = q[:rows].reshape(rows * self.kv_heads, groups, self.head_dim)
-            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=self.scale)  # (M*H, G, T)
-            weights = torch.softmax(scores, -1, dtype=torch.float32).to(self.dtype)
-            attended = torch.bmm(weights, values).view(rows, -1)  # (M, heads*d)
+            attended = store.attend(index, q[:rows], k[:rows], v[:rows], self.scale)
             x = self._after(x, F.pad(attended, (0, 0, 0, extra)) if extra else attended, layer)
         return F.linear(self._norm(x, self.final_norm), *self.head)[:rows]
-
-    def _mask(self, lengths: Tensor, span: int) -> Tensor:
-        """0 where a row may look, -inf elsewhere; (M*H, 1, T)."""
-        unseen = torch.arange(span, device=self.device)[None] > lengths[:, None]
-        bias = torch.zeros(unseen.shape, dtype=self.dtype, device=self.device).masked_fill_(
-            unseen, float("-inf")
-        )
-        return bias.repeat_interleave(self.kv_heads, 0)[:, None]
 
 
 def _linear(part: Any) -> tuple[Tensor, Tensor | None]:
