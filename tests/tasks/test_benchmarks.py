@@ -9,6 +9,8 @@ import pytest
 from reasoning.errors import MissingExtra, UserError
 from reasoning.tasks import load_problems, open_task, overlap
 from reasoning.tasks.benchmarks import BENCHMARKS
+from verifiers.base import Attempt
+from verifiers.registry import open_verifier
 
 needs_data = pytest.mark.skipif(
     not os.path.isdir(os.path.join(os.environ.get("REASONING_DATA", ""), "benchmarks"))
@@ -119,3 +121,12 @@ def test_the_real_files_load_whole(name, split, rows):
 @needs_data
 def test_gsm8k_train_and_test_do_not_overlap():
     assert overlap(load_problems("gsm8k:train"), load_problems("gsm8k:test")) == []
+
+
+@needs_data
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_references_are_accepted_by_the_benchmarks_verifier(name):
+    problems = load_problems(f"{name}:test", limit=100, seed=0)
+    attempts = [Attempt(p.prompt, f"So \\boxed{{{p.reference}}}.", p.reference, p.metadata) for p in problems]
+    verdicts = open_verifier(open_task(name).verifier).verify(attempts)
+    assert [v for v in verdicts if not v.correct] == []
