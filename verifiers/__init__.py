@@ -6,17 +6,23 @@
 """
 
 from verifiers.base import CORRECT_AT, Attempt, Verdict, Verifier
+from verifiers.classes import equivalence_classes
 from verifiers.errors import VerifierError
 from verifiers.functions import reward_function
+from verifiers.pool import Pooled
 from verifiers.registry import open_verifier, verifier_names
+from verifiers.rows import verify_rows
 
 __all__ = [
     "CORRECT_AT",
     "Attempt",
+    "Pooled",
     "Verdict",
     "Verifier",
     "VerifierError",
+    "equivalence_classes",
     "open_verifier",
     "reward_function",
     "verifier_names",
+    "verify_rows",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from verifiers.base import Attempt, Verdict
 from verifiers.extract import MAX_CHARACTERS, final_part, statement
 from verifiers.judging import BadReference, RuleVerifier, no_answer, shown
@@ -26,7 +28,8 @@ class Exact(RuleVerifier):
     def judge(self, attempt: Attempt) -> Verdict:
         if attempt.reference is None or isinstance(attempt.reference, dict | list):
             raise BadReference(f"exact needs a reference of text, not {type(attempt.reference).__name__}")
-        answer = self.stated(attempt.response)
+        bare = isinstance(attempt.metadata, Mapping) and attempt.metadata.get("bare")
+        answer = (self.form(attempt.response) or None) if bare else self.stated(attempt.response)
         if not answer:
             return no_answer("the response is empty")
         reference = self.form(str(attempt.reference))

@@ -63,6 +63,13 @@ class Mathematics(RuleVerifier):
         reason = f"{shown(answer.words)!r} is not {shown(gold.words)!r} ({source})"
         return Verdict(0.0, vote, rule=answer.tree.kind if answer.tree else "text", reason=reason)
 
+    def stated(self, response: str) -> str | None:
+        readings, _, trouble = answers_in(response)
+        if trouble:
+            return None
+        answer = readings[0] if len(readings) == 1 else _listed(readings)
+        return canonical.key(answer.tree, answer.words, answer.choice)
+
     def reference(self, reference: object) -> Reading:
         """Raises BadReference."""
         if isinstance(reference, bool) or not isinstance(reference, str | int | float):

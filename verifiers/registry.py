@@ -5,6 +5,7 @@ learned:runs/demo/scorer    name:argument
 numeric:tolerance=1e-4      name:key=value,key=value
 path/to/file.py:reward      user code: a Verifier, a function, or what makes one
 math*1.0+format*0.1         a weighted mean of the above
+pooled:math                 any of the above in killable worker processes
 """
 
 from __future__ import annotations
@@ -23,16 +24,22 @@ from verifiers.base import Verifier
 from verifiers.errors import VerifierError
 
 TABLE: dict[str, str] = {
+    "choice": "verifiers.patterns:Choice",
     "countdown": "verifiers.countdown:Countdown",
     "exact": "verifiers.exact:Exact",
+    "format": "verifiers.patterns:Format",
     "game24": "verifiers.countdown:game24",
+    "json": "verifiers.patterns:Json",
     "learned": "verifiers.learned:open_learned",
     "math": "verifiers.mathematics:Mathematics",
     "numeric": "verifiers.numeric:Numeric",
+    "pooled": "verifiers.pool:Pooled",
+    "regex": "verifiers.patterns:Regex",
 }
 """Name -> "module:factory". A factory takes the spec's argument (if its first parameter has no default
 or is named ``argument``) and its options as keywords; an option's default gives its type."""
 
+_WHOLE_ARGUMENT = ("pooled", "regex")
 _OPTION = re.compile(r"^[A-Za-z_]\w*=")
 _WEIGHT = re.compile(r"\*\s*(\d+(?:\.\d*)?|\.\d+)\s*$")
 _USER_CODE = re.compile(r"^(?P<path>[^:]*\.py):(?P<name>[A-Za-z_]\w*)(?::(?P<options>.*))?$")
@@ -55,7 +62,7 @@ def open_verifier(spec: str, **options: Any) -> Verifier:
         return _open_user_code(
             spec, code["path"], code["name"], {**_options(code["options"] or "", spec), **options}
         )
-    terms = _terms(spec)
+    terms = [(spec, None)] if spec.startswith("pooled:") else _terms(spec)
     if len(terms) > 1 or terms[0][1] is not None:
         from verifiers.composite import Weighted
 
@@ -67,7 +74,7 @@ def open_verifier(spec: str, **options: Any) -> Verifier:
     name, _, rest = spec.partition(":")
     if name not in TABLE:
         raise VerifierError(unknown_name("verifier", name, TABLE))
-    argument, text_options = _split(rest, spec)
+    argument, text_options = (rest, {}) if name in _WHOLE_ARGUMENT else _split(rest, spec)
     module, _, factory = TABLE[name].partition(":")
     make = getattr(importlib.import_module(module), factory)
     return _call(make, name, argument, {**text_options, **options})

@@ -11,6 +11,12 @@ from verifiers import Attempt, Verdict, Verifier, VerifierError, open_verifier
 
 PUZZLE = {"numbers": [4, 8, 2, 3], "target": 24}
 SPECS = {
+    "choice": ("The answer is (B).", "B"),
+    "regex:36": ("The answer is 36.", None),
+    "json": ('{"a": 36}', '{"a": 36}'),
+    "format": ("<think>three dozen</think><answer>36</answer>", None),
+    "pooled:numeric": ("The answer is 36.", "36"),
+    "math*1.0+format*0.1": ("<think>three dozen</think><answer>36</answer>", "36"),
     "exact": ("The answer is cat.", "cat"),
     "math": (r"So \boxed{\frac{72}{2}}.", "36"),
     "math:tolerance=0.01": ("The answer is 36.1", "36"),
