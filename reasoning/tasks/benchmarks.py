@@ -143,7 +143,7 @@ BENCHMARKS = {
         max_new_tokens=4096,
     ),
     "aqua": Benchmark(
-        verifier="math",
+        verifier="choice",
         read=read_aqua,
         files={"test": "aqua.jsonl"},
         about="254 algebra problems with five choices (1705.04146)",
