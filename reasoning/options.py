@@ -67,8 +67,8 @@ def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[st
             if f.metadata["metavar"]:
                 common["metavar"] = f.metadata["metavar"]
         if f.name in positional:
-            required = f.default is MISSING and f.default_factory is MISSING
-            parser.add_argument(f.name, nargs=None if required else "*" if many else "?", **common)
+            # A recipe may give what a command line usually does, so none is required here.
+            parser.add_argument(f.name, nargs="*" if many else "?", **common)
         elif element is bool:
             parser.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
         else:
@@ -94,7 +94,7 @@ def from_mapping(owner: type[T], values: Mapping[str, Any], where: str) -> T:
         given[name] = read if many else read[0]
     for name, f in known.items():
         if name not in given and f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{where} needs {flag(name)}: {f.metadata['help']}.")
+            raise UserError(f"{where} needs {f.metadata['metavar'] or flag(name)}: {f.metadata['help']}.")
     return owner(**given)
 
 

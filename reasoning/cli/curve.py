@@ -1,7 +1,7 @@
 """Accuracy against compute, from a run's finished pool: curves.json, curves.csv, pictures and report.html.
 
   reasoning curve runs/demo
-  reasoning curve runs/gsm8k --verifier math --scorer learned:runs/verifier --k 1 --k 8 --k 64
+  reasoning curve runs/gsm8k --verifier math --scorer learned:runs/verifier -k 1 -k 8 -k 64
 
 A pure function of stored records: the same pool gives the same bytes.
 """

@@ -10,6 +10,7 @@ chosen without the reference; it is read afterwards, to measure. One line per pr
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class SearchOptions:
     top_p: float = option(1.0, "nucleus sampling")
     top_k: int = option(0, "0 is off")
     max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)")
-    stop: list[str] = option([], "string that ends a chain (repeat the flag)")
+    stop: builtins.list[str] = option([], "string that ends a chain (repeat the flag)")
     seed: int = option(0, "base seed")
     budget: str = option("", "limit such as tokens=2e6,seconds=60 (also flops, samples)")
     list: bool = option(False, "list the strategies and stop")

@@ -1,0 +1,268 @@
+"""Bad input: one clear line that says what to do, an exit status other than 0, and nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from reasoning.cli import VERBS, main, parse
+from reasoning.train.fresh import new_model, save_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("m") / "tiny"
+    made, tokenizer = new_model(
+        "new:tiny:hidden=32,layers=1,heads=2,kv_heads=1,ffn=48", ["Q: Gus has 6 toys.\nA:"]
+    )
+    save_folder(folder, made, tokenizer)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, model, capsys):
+    """A run folder with three problems and four chains each."""
+    assert main(sample(tmp_path / "run", model)) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def sample(run, model, *more):
+    base = ["sample", str(run), "--task", "word:test:n=3", "--engine", f"transformers:{model}", "-n", "4"]
+    return [*base, "--max-new-tokens", "8", *more]
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"reasoning {name}" in out for name in VERBS)
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_command_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(verb, ["--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0
+    assert f"reasoning {verb}" in out
+    assert "--config" in out
+
+
+MISTAKES = [
+    (["smaple"], "Unknown command 'smaple'. Did you mean 'sample'?"),
+    (["sample", "{tmp}/r"], "reasoning sample needs --task"),
+    (["sample", "{tmp}/r", "--tsak", "word"], "Did you mean '--task'?"),
+    (
+        ["sample", "{tmp}/r", "--task", "wrod:test", "--engine", "transformers:{model}"],
+        "Did you mean 'word'?",
+    ),
+    (
+        ["sample", "{tmp}/r", "--task", "word:tset", "--engine", "transformers:{model}"],
+        "Did you mean 'test'?",
+    ),
+    (["sample", "{tmp}/r", "--task", "word:test:m=3", "--engine", "transformers:{model}"], "Unknown option"),
+    (
+        ["sample", "{tmp}/r", "--task", "word:test", "--engine", "transfomers:{model}"],
+        "Did you mean 'transformers'?",
+    ),
+    (["sample", "{tmp}/r", "--task", "word:test", "--engine", "transformers:{tmp}"], "is not a model folder"),
+    (["sample", "{tmp}/r", "--task", "word:test", "--engine", "transformers:{tmp}/none"], "No model"),
+    (
+        ["sample", "{tmp}/r", "--task", "jsonl:{tmp}/none.jsonl:question=q,answer=a", "--engine", "replay:x"],
+        "none.jsonl",
+    ),
+    (["sample", "{tmp}/r", "--task", "word:test", "--engine", "vllm:some/model"], "vllm"),
+    (
+        ["sample", "{run}", "--task", "word:test:n=3", "--engine", "transformers:{model}", "--top-p", "2"],
+        "top_p",
+    ),
+    (
+        [
+            "sample",
+            "{run}",
+            "--task",
+            "word:test:n=3",
+            "--engine",
+            "transformers:{model}",
+            "--budget",
+            "token=5",
+        ],
+        "'tokens'",
+    ),
+    (["verify", "{tmp}/none", "--verifier", "numeric"], "none"),
+    (["verify", "{run}", "--verifier", "numerc"], "Did you mean 'numeric'?"),
+    (["verify", "{run}", "--verifier", "learned:{tmp}"], "reasoning fit"),
+    (
+        [
+            "search",
+            "{run}",
+            "--task",
+            "word:test:n=3",
+            "--engine",
+            "transformers:{model}",
+            "--strategy",
+            "best-of-m",
+        ],
+        "best_of_n",
+    ),
+    (
+        [
+            "search",
+            "{run}",
+            "--task",
+            "word:test:n=3",
+            "--engine",
+            "transformers:{model}",
+            "--strategy",
+            "best_of_n",
+        ],
+        "scorer",
+    ),
+    (["search", "{run}"], "reasoning search needs --task"),
+    (["curve", "{tmp}/none"], "none"),
+    (["curve", "{run}"], "reasoning verify"),
+    (["curve", "{run}", "--config", "{tmp}/none.toml"], "no such recipe"),
+    (["import", "{tmp}/none.jsonl", "{tmp}/r", "--map", "question=q,response=r"], "none.jsonl"),
+    (["fit", "{tmp}/v", "--model", "{model}", "--pool", "{run}"], "reasoning verify"),
+    (
+        ["train", "{tmp}/t", "--model", "{model}", "--task", "word:train:n=9", "--objective", "gpro"],
+        "Did you mean 'grpo'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    MISTAKES,
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_clear_message_and_a_status(arguments, words, run, model, tmp_path, capsys):
+    filled = [a.format(tmp=tmp_path, run=run, model=model) for a in arguments]
+    status = main(filled)
+    err = capsys.readouterr().err.strip()
+    assert status != 0
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 3
+
+
+def test_k_above_the_pool_is_refused(run, capsys):
+    assert main(["verify", str(run), "--verifier", "numeric"]) == 0
+    assert main(["curve", str(run), "-k", "64"]) == 2
+    assert "64" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_an_empty_pool_is_refused(tmp_path, capsys):
+    (tmp_path / "run" / "pool").mkdir(parents=True)
+    assert main(["curve", str(tmp_path / "run"), "--verifier", "numeric"]) != 0
+    assert "reasoning sample" in capsys.readouterr().err
+
+
+def test_a_malformed_line_is_named_by_its_number(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "1+1", "r": "2"}\n{"q": "1+1", \n')
+    assert main(["import", str(path), str(tmp_path / "r"), "--map", "question=q,response=r"]) == 2
+    assert "line 2" in capsys.readouterr().err
+
+
+def test_sampling_again_draws_nothing_and_more_draws_the_rest(run, model, capsys):
+    assert main(sample(run, model)) == 0
+    assert "12/12 chains (12 were there)" in capsys.readouterr().out
+    assert main(sample(run, model, "-n", "6")) == 0
+    assert "18/18 chains (12 were there)" in capsys.readouterr().out
+
+
+def test_a_budget_is_kept_and_said(tmp_path, model, capsys):
+    # 3 problems, prompts of up to 128 tokens, 8 new tokens a chain: not all 12 fit in the worst case
+    assert main(sample(tmp_path / "r", model, "--budget", "samples=5")) == 0
+    captured = capsys.readouterr()
+    assert "5/12 chains" in captured.out
+    assert "budget was spent" in captured.err
+    assert main(sample(tmp_path / "tight", model, "--budget", "tokens=3")) == 5
+    assert "cannot pay for one chain" in capsys.readouterr().err
+
+
+def test_a_recipe_and_flags_are_the_same_keys(tmp_path, model):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'[sample]\nrun = "r"\ntask = "word:test"\nengine = "transformers:{model}"\nn = 7\n')
+    options, _ = parse("sample", ["--config", str(recipe), "--seed", "3"])
+    assert (options.run, options.n, options.seed) == ("r", 7, 3)
+    recipe.write_text("[sample]\ntaks = 'word'\n")
+    assert main(["sample", "r", "--config", str(recipe)]) == 2
+
+
+def test_search_measures_after_choosing_and_stores_answers(run, model, capsys):
+    arguments = ["search", str(run), "--task", "word:test:n=3", "--engine", f"transformers:{model}"]
+    arguments += ["--max-new-tokens", "8", "--strategy", "majority:n=4"]
+    assert main(arguments) == 0
+    assert "accuracy" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (run / "solutions.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    assert all(row["samples"] == 4 and row["correct"] in (True, False) for row in rows)
+    assert main(arguments) == 0  # the same strategy again replaces its rows
+    assert len((run / "solutions.jsonl").read_text().splitlines()) == 3
+    assert main(["search", "--list"]) == 0
+    assert "adaptive" in capsys.readouterr().out
+
+
+def test_the_resolved_configuration_is_saved(run):
+    import tomllib
+
+    saved = tomllib.loads((run / "run.toml").read_text())
+    assert saved["sample"]["task"] == "word:test:n=3"
+    assert saved["versions"]["reasoning-toolkit"]
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    from reasoning import cli
+
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "dispatch", interrupted)
+    assert main(["sample", "my run", "--task", "word:test"]) == 130
+    assert "reasoning sample 'my run' --task word:test" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(monkeypatch, run, model, capsys):
+    import errno
+
+    from reasoning import durable
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable.os, "write", full)
+    assert main(sample(run, model, "-n", "8")) == 3
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert "disk is full" in err
+    assert main(sample(run, model, "-n", "8")) == 0
+    assert "24/24 chains (12 were there)" in capsys.readouterr().out
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(Exception, match="Unknown command"):
+        main(["smaple", "--debug"])
+
+
+def test_doctor_speaks_of_this_machine(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "torch" in out
+    assert out.strip().endswith("ok")
+
+
+def test_it_runs_as_a_module_and_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m reasoning --help | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+    )
+    assert done.stdout.startswith("Train reasoning models")
+    assert done.stderr == ""
