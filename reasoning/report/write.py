@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def _write(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
     except OSError as e:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what stands in the way of writing may stand in the way of tidying up
+            partial.unlink(missing_ok=True)
         raise cannot_write(path, e) from None
 
 
@@ -183,7 +185,7 @@ def _words_for(
             "Accuracy rises with compute. " + "; ".join(ends) + ".",
             f"The same chains on three axes. {'; '.join(ends)}. Shaded: bands that hold the whole curve with 95% "
             "confidence, over problems. Dotted: the oracle ceiling, which reads the reference and cannot be "
-            "deployed. Stars: greedy decoding.",
+            "deployed." + (" Stars: greedy decoding." if any(c.strategy == "greedy" for c in curves) else ""),
         )
     if name == "by_difficulty":
         levels = list(dict.fromkeys(c.difficulty for c in curves if c.difficulty is not None))

@@ -1,0 +1,73 @@
+"""A finding is said only where its paired interval supports it, and with the comparison's own numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reasoning.report import findings
+from reasoning.report.words import percent
+
+
+def test_supported_differences_are_told(measured, comparisons, iso):
+    lines = findings(measured, comparisons, iso)
+    (c,) = [
+        c
+        for c in comparisons
+        if (c.a.model, c.b.model, c.a.strategy, c.a.k, c.basis) == ("grpo@24", "base@0", "pass", 1, "k")
+    ]
+    assert c.supported
+    assert lines[0] == (
+        f"One chain of grpo is right {percent(c.a_accuracy)}% of the time, one of base {percent(c.b_accuracy)}%: "
+        f"{percent(c.difference)} points more (95% interval {percent(c.low)} to {percent(c.high)})."
+    )
+
+
+def test_unsupported_differences_are_not_told(measured, comparisons):
+    unsure = [replace(c, p_holm=0.2) for c in comparisons]
+    (line,) = findings(measured, unsure)
+    assert line.startswith("No difference here is larger than its uncertainty. With ")
+    straddling = [replace(c, low=-abs(c.difference), high=abs(c.difference)) for c in comparisons]
+    assert len(findings(measured, straddling)) == 1
+
+
+def test_a_loss_is_told_as_a_loss(measured, comparisons):
+    turned = [
+        replace(
+            c,
+            difference=-c.difference,
+            low=-c.high,
+            high=-c.low,
+            a_accuracy=c.b_accuracy,
+            b_accuracy=c.a_accuracy,
+        )
+        for c in comparisons
+        if (c.a.strategy, c.a.k, c.b.strategy, c.b.k) == ("pass", 1, "pass", 1)
+    ]
+    lines = findings(measured, turned)
+    assert all("fewer (95% interval" in line for line in lines)
+    low, high = sorted(abs(v) for v in (turned[1].low, turned[1].high))
+    assert f"{percent(low)} to {percent(high)}" in lines[0]
+
+
+def test_a_fallen_ceiling_is_told(measured, comparisons):
+    fallen = [
+        replace(c, difference=-0.1, low=-0.15, high=-0.05, p_holm=0.01)
+        for c in comparisons
+        if (c.a.model, c.b.model, c.a.strategy, c.a.k) == ("grpo@24", "base@0", "pass", 16)
+    ]
+    assert any("The oracle ceiling of 16 fell with training" in line for line in findings(measured, fallen))
+
+
+def test_break_even_is_told_only_with_both_ends(measured, comparisons, iso):
+    def told(**change):
+        headline = tuple(replace(b, **change) for b in iso.headline)
+        return [
+            line
+            for line in findings(measured, [], replace(iso, headline=headline))
+            if "pays for itself" in line
+        ]
+
+    assert len(told(verdict="break_even", queries=100.0, low=50.0, high=200.0)) == 2
+    assert not told(verdict="break_even", queries=100.0, low=50.0, high=float("inf"))
+    assert not told(verdict="break_even", queries=100.0, low=0.0, high=200.0)
+    assert not told(verdict="never", queries=float("inf"))

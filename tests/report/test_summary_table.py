@@ -1,0 +1,85 @@
+"""The table says what the curves say, in the terminal as on the page."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from reasoning.report import summary_table, to_rich
+from reasoning.report.table import EMPTY
+
+
+def cell(table, model, k, column):
+    at, name = table.columns.index(column), ""
+    for row in table.rows:
+        name = row[0] or name
+        if (name, row[1]) == (model, str(k)):
+            return row[at]
+    raise AssertionError(f"no row {model} {k}")
+
+
+def test_cells_are_the_curves(measured, curves):
+    table = summary_table(measured, curves)
+    columns = (
+        "model",
+        "k",
+        "greedy",
+        "pass@1",
+        "majority",
+        "best-of-n (learned)",
+        "oracle",
+        "tokens",
+        "FLOPs",
+    )
+    assert table.columns == columns
+    assert [row[1] for row in table.rows] == ["1", "4", "16"] * 3
+    (vote,) = [c for c in curves if (c.model, c.strategy, c.difficulty) == ("grpo@24", "majority", None)]
+    point = vote.at(16)
+    expected = f"{100 * point.accuracy:.1f} ±{50 * (point.high - point.low):.1f}"
+    assert cell(table, "grpo", 16, "majority") == expected
+    assert cell(table, "grpo", 16, "tokens") == f"{point.output_tokens:,.0f}"
+    assert cell(table, "grpo", 1, "majority") == EMPTY
+    assert cell(table, "grpo", 4, "greedy") == EMPTY
+    assert table.columns[table.oracle[0]] == "oracle"
+
+
+def test_other_ks_and_seconds(measured, curves):
+    table = summary_table(measured, curves, ks=[2, 8], seconds={"base@0": 12.4})
+    # The largest k is always shown: it is what was paid for.
+    assert [row[1] for row in table.rows] == ["2", "8", "16"] * 3
+    assert cell(table, "base", 2, "seconds") == "12"
+    assert cell(table, "grpo", 2, "seconds") == EMPTY
+
+
+def test_notes_name_the_ceiling_and_what_is_missing(measured, curves):
+    notes = " ".join(summary_table(measured, curves).notes)
+    assert "a ceiling for choosing among k chains" in notes
+    assert "Scoring with 'learned' adds" in notes
+    missing = {
+        m: sum(int((g.correct != g.correct).sum()) for g in some) for m, some in measured.groups.items()
+    }
+    for model, number in missing.items():
+        said = f"{number} of 768 chains of {measured.labels[model]} have no verdict"
+        assert (said in notes) == (number > 0)
+
+
+def test_cut_chains_are_announced_above_five_percent(measured, curves):
+    assert "cut off" not in " ".join(summary_table(measured, curves).notes)
+    for group in measured.groups["base@0"][:20]:
+        group.truncated[:4] = True
+    notes = " ".join(summary_table(measured, curves).notes)
+    for group in measured.groups["base@0"][:20]:
+        group.truncated[:4] = False
+    assert "of the chains of base were cut off and count as wrong: its accuracy is a lower bound" in notes
+
+
+def test_the_terminal_shows_every_cell_at_80_and_at_160_columns(measured, curves):
+    table = summary_table(measured, curves)
+    for width in (80, 160):
+        console = Console(width=width, record=True, file=None, force_terminal=False, quiet=False)
+        with console.capture() as capture:
+            console.print(to_rich(table))
+        shown = capture.get().split()
+        for row in table.rows:
+            for text in row:
+                for word in text.split():
+                    assert word in shown, f"{word!r} is cut at {width} columns"
