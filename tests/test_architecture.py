@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
     "reasoning.select": 2,
     "reasoning.engines": 3,
     "reasoning.search": 3,
+    "reasoning.agreement": 3,
     "reasoning.recorded": 4,
     "reasoning.drawing": 4,
     "reasoning.sampling": 4,
@@ -38,6 +39,7 @@ FLOORS: dict[str, int] = {
     "reasoning.iso_compute": 6,
     "reasoning.report": 6,
     "reasoning.cli": 7,
+    "reasoning.__main__": 8,
 }
 """Room -> floor. Within one floor a room may use another only where PEERS says so."""
 
@@ -46,6 +48,8 @@ PEERS = {
     ("reasoning.spec", "reasoning.records"),
     ("reasoning.sampling", "reasoning.drawing"),
     ("reasoning.solve", "reasoning.drawing"),
+    ("reasoning.solve", "reasoning.sampling"),
+    ("reasoning.recorded", "reasoning.sampling"),
     ("reasoning.options", "reasoning.errors"),
     ("reasoning.durable", "reasoning.errors"),
     ("reasoning.comparisons", "reasoning.curves"),

@@ -1,0 +1,54 @@
+"""The examples of CONTRIBUTING.md run as they stand."""
+
+from pathlib import Path
+
+import pytest
+
+from reasoning.records import Problem, Sampling
+from reasoning.search import open_search
+from verifiers import Attempt, open_verifier
+
+TEXT = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+IMPORTS = """
+from dataclasses import dataclass
+from reasoning.records import Draw
+from reasoning.search.base import Candidate, Strategy, elect, tally
+from verifiers import Verdict
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(heading):
+        section = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
+        lines = section.splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("    "))
+        last = max(i for i, line in enumerate(lines) if line.startswith("    "))
+        code = "\n".join(line[4:] for line in lines[first : last + 1])
+        path = tmp_path / "my_file.py"
+        path.write_text(IMPORTS + code)
+        return path
+
+    return write
+
+
+def test_the_verifier(file):
+    verifier = open_verifier(f"{file('Add a verifier')}:Palindrome")
+    assert [v.score for v in verifier.verify([Attempt(response="abba"), Attempt(response="abc")])] == [1, 0]
+
+
+def test_the_strategy(file):
+    from reasoning.records import Chain
+    from reasoning.search import Candidate
+
+    search = open_search(f"{file('Add a search strategy')}:FirstTwoAgree")
+    problem = Problem.make("1+1=", "2")
+    steps = search(problem, Sampling())
+    request, answers = next(steps), iter(["3", "2", None, "2", "5"])
+    drawn = 0
+    with pytest.raises(StopIteration) as end:
+        while True:
+            drawn += 1
+            request = steps.send([Candidate(Chain(problem.id, request.indices[0], "..."), next(answers))])
+    assert end.value.value.answer == "2"
+    assert drawn == 4
