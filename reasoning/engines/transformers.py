@@ -6,7 +6,6 @@ models' forward passes in forward.py and llama.py. Knows nothing of pools, budge
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
+from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, weights_digest
 from reasoning.errors import UserError
 from reasoning.flops import ModelShape
 from reasoning.records import Chain, Cost, Draw, chain_key, chain_seed
 
-CHAT = ("auto", "yes", "no")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,24 +48,19 @@ class TransformersEngine:
         chat: str = "auto",
         memory_bytes: int | None = None,
     ):
-        if chat not in CHAT:
-            raise UserError(f"chat={chat!r} is not one of {', '.join(CHAT)}.")
         if max_rows < 1:
             raise UserError(f"max_rows must be 1 or above, not {max_rows}.")
-        template = getattr(tokenizer, "chat_template", None)
-        if chat == "yes" and not template:
-            raise UserError(f"chat=yes, but the tokenizer of {name} has no chat template.")
         self.module = module
         self.tokenizer = tokenizer
         self.shape: ModelShape | None = ModelShape.from_config(module.config)
         self.max_rows = max_rows
-        self.chat = bool(template) and chat != "no"
         self.name = name
         self.model = f"{name}@{version}"
         self._memory_bytes = memory_bytes
         self._forward = _evaluating(module, lambda: open_forward(module))
-        self._end_ids = _end_ids(module, tokenizer)
-        self._limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        ends = end_ids(tokenizer, getattr(module.generation_config, "eos_token_id", None))
+        self._tokens = Tokens(tokenizer, name=name, limit=limit, end_ids=ends, chat=chat)
         self._stop_rules: dict[tuple[str, ...], StopRule] = {}
         self._token_texts: list[str] = []
 
@@ -93,16 +87,7 @@ class TransformersEngine:
         if dtype not in ("auto", *DTYPES):
             raise UserError(f"dtype={dtype!r} is not one of auto, {', '.join(DTYPES)}.")
         wanted = DTYPES.get(dtype) or (torch.float32 if device == "cpu" else "auto")
-        folder = Path(source)
-        local = folder.exists()
-        if local and not (folder / "config.json").is_file():
-            raise UserError(f"{source} is not a model folder: it has no config.json.")
-        if local and not any(folder.glob("*.safetensors")):
-            raise UserError(f"{source} is not a model folder: it has no *.safetensors file.")
-        if not local and str(source).count("/") != 1:
-            raise UserError(
-                f"No model folder {str(source)!r} (and no hub id, which has the form owner/name)."
-            )
+        local = check_source(source)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             module: Any = AutoModelForCausalLM.from_pretrained(
@@ -114,7 +99,7 @@ class TransformersEngine:
         module.to(device)
         module.eval()
         if local:
-            name, version = _folder_name(folder), weights_digest(folder)
+            name, version = folder_name(source), weights_digest(source)
         else:
             name, version = str(source), str(getattr(module.config, "_commit_hash", None) or "main")[:12]
         memory = int(memory_gb * 2**30) or None
@@ -131,23 +116,10 @@ class TransformersEngine:
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
-        if self.chat:
-            messages = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        ids = self.tokenizer(prompt)["input_ids"]
-        if (
-            ids and ids[-1] in self._end_ids
-        ):  # a tokenizer that closes every text would end the chain before it began
-            plain = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            if not plain or plain[-1] != ids[-1]:
-                ids = ids[:-1]
-        return tuple(ids)
+        return self._tokens.encode(prompt)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self._tokens.decode(token_ids)
 
     def generate(self, draws: Sequence[Draw]) -> Iterator[Chain]:
         """Yield the chains of ``draws`` as they finish.
@@ -160,7 +132,7 @@ class TransformersEngine:
         batch = Batch(
             self._forward,
             requests,
-            self._end_ids,
+            self._tokens.end_ids,
             self._stop_rule,
             self.max_rows,
             self._memory_bytes or _room(self._forward.device),
@@ -171,8 +143,8 @@ class TransformersEngine:
                 yield self._chain(finished)
 
     def worst_case(self, draw: Draw) -> Cost:
-        prompt = self._shown(draw)
-        limit = self._new_tokens(prompt, draw)
+        prompt = self._tokens.shown(draw)
+        limit = self._tokens.room(prompt, draw)
         count = len(draw.indices)
         if not count:
             return Cost()
@@ -186,22 +158,8 @@ class TransformersEngine:
         if self._forward.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _shown(self, draw: Draw) -> tuple[int, ...]:
-        return self.encode(draw.problem.prompt) + draw.prefix
-
-    def _new_tokens(self, prompt: tuple[int, ...], draw: Draw) -> int:
-        room = self._limit - len(prompt)
-        if not prompt:
-            raise UserError(f"The prompt of problem {draw.problem.id} has no tokens.")
-        if room < 1:
-            raise UserError(
-                f"The prompt of problem {draw.problem.id} has {len(prompt)} tokens; "
-                f"{self.name} reads at most {self._limit}, the answer included."
-            )
-        return min(draw.sampling.max_new_tokens, room)
-
     def _request(self, draw: Draw) -> Request:
-        prompt = self._shown(draw)
+        prompt = self._tokens.shown(draw)
         keys = [
             chain_key(self.model, draw.sampling, draw.problem.id, draw.problem.prompt, index, draw.parent)
             for index in draw.indices
@@ -211,7 +169,7 @@ class TransformersEngine:
             for rank, (index, key) in enumerate(zip(draw.indices, keys, strict=True))
         ]
         return Request(
-            prompt, draw.sampling, self._new_tokens(prompt, draw), names, [chain_seed(key) for key in keys]
+            prompt, draw.sampling, self._tokens.room(prompt, draw), names, [chain_seed(key) for key in keys]
         )
 
     def _chain(self, finished: Finished) -> Chain:
@@ -259,21 +217,6 @@ class TransformersEngine:
         return self._stop_rules[stop]
 
 
-def weights_digest(folder: Path) -> str:
-    """12 hex digits of the content of the safetensors files in ``folder``."""
-    state = hashlib.blake2b(digest_size=6)
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            state.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).digest())
-    return state.hexdigest()
-
-
-def _folder_name(folder: Path) -> str:
-    """The folder's name; its parent's where it is just called "model"."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "model" else folder.name
-
-
 def _evaluating(module: Any, work: Any) -> Any:
     """``work()`` with dropout off; the module's mode is put back."""
     training = module.training
@@ -284,14 +227,6 @@ def _evaluating(module: Any, work: Any) -> Any:
     finally:
         if training:
             module.train()
-
-
-def _end_ids(module: Any, tokenizer: Any) -> frozenset[int]:
-    ids: set[int] = set()
-    for value in (getattr(module.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
-        if value is not None:
-            ids.update(value if isinstance(value, (list, tuple)) else [value])
-    return frozenset(ids)
 
 
 def _room(device: torch.device) -> int:

@@ -1,0 +1,112 @@
+"""From prompts to token ids and back, and how many new tokens fit: what the engines that load a model share.
+
+Knows the tokenizer, not the model. Also here: the names and versions of local model folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasoning.errors import UserError
+from reasoning.records import Draw
+
+CHAT = ("auto", "yes", "no")
+
+
+class Tokens:
+    """A tokenizer as an engine uses it.
+
+    chat: "yes" wraps a prompt in the chat template, "no" does not, "auto" does if there is one. limit: the tokens
+    that the model can read, prompt and answer together. end_ids: ids that end a chain.
+    """
+
+    def __init__(self, tokenizer: Any, *, name: str, limit: int, end_ids: Iterable[int], chat: str = "auto"):
+        if chat not in CHAT:
+            raise UserError(f"chat={chat!r} is not one of {', '.join(CHAT)}.")
+        template = getattr(tokenizer, "chat_template", None)
+        if chat == "yes" and not template:
+            raise UserError(f"chat=yes, but the tokenizer of {name} has no chat template.")
+        self.tokenizer, self.name, self.limit = tokenizer, name, limit
+        self.end_ids = frozenset(end_ids)
+        self.chat = bool(template) and chat != "no"
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
+        if self.chat:
+            messages = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self.tokenizer(prompt)["input_ids"]
+        if ids and ids[-1] in self.end_ids:  # a tokenizer that closes every text would end the chain at once
+            plain = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if not plain or plain[-1] != ids[-1]:
+                ids = ids[:-1]
+        return tuple(ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ``token_ids``, special tokens left out."""
+        return self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def shown(self, draw: Draw) -> tuple[int, ...]:
+        """The ids that chains of ``draw`` continue: its prompt's and its prefix."""
+        return self.encode(draw.problem.prompt) + draw.prefix
+
+    def room(self, shown: tuple[int, ...], draw: Draw) -> int:
+        """New tokens at most behind ``shown``. Raises UserError for an empty prompt or one that fills the context."""
+        if not shown:
+            raise UserError(f"The prompt of problem {draw.problem.id} has no tokens.")
+        room = self.limit - len(shown)
+        if room < 1:
+            raise UserError(
+                f"The prompt of problem {draw.problem.id} has {len(shown)} tokens; "
+                f"{self.name} reads at most {self.limit}, the answer included."
+            )
+        return min(draw.sampling.max_new_tokens, room)
+
+
+def end_ids(tokenizer: Any, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
+    """Ids that end a chain, by the tokenizer and by the model's generation settings."""
+    ids: set[int] = set()
+    for value in (eos_token_id, tokenizer.eos_token_id):
+        if value is not None:
+            ids.update([value] if isinstance(value, int) else value)
+    return frozenset(ids)
+
+
+def check_source(source: str | Path) -> bool:
+    """True for a local model folder, False for something that has the form of a hub id.
+
+    Raises UserError for anything else.
+    """
+    folder = Path(source)
+    if not folder.exists():
+        if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+            raise UserError(
+                f"No model folder {str(source)!r} (nor is that a hub id, which reads owner/name)."
+            )
+        return False
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{source} is not a model folder: it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{source} is not a model folder: it has no *.safetensors file.")
+    return True
+
+
+def folder_name(folder: str | Path) -> str:
+    """The folder's name; its parent's where it is just called "model"."""
+    folder = Path(folder).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def weights_digest(folder: str | Path) -> str:
+    """12 hex digits of the content of the safetensors files in ``folder``."""
+    state = hashlib.blake2b(digest_size=6)
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            state.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).digest())
+    return state.hexdigest()
