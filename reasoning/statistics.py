@@ -131,7 +131,8 @@ def curve_bands(
     band_low[enough], band_high[enough] = estimate[enough], estimate[enough]
     if len(moving):
         deviations = np.abs(draws[:, moving] - estimate[moving]) / width[moving]
-        reach = np.nanquantile(np.nanmax(deviations, axis=1), level)
+        largest = np.fmax.reduce(deviations, axis=1)  # NaN where a replicate drew no known value at all
+        reach = np.quantile(largest[~np.isnan(largest)], level)
         band_low[moving] = np.maximum(estimate[moving] - reach * width[moving], bounds[0])
         band_high[moving] = np.minimum(estimate[moving] + reach * width[moving], bounds[1])
     if bounds == (0.0, 1.0):
