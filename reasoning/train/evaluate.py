@@ -28,7 +28,7 @@ def evaluate(
     """Draw ``n`` chains of every problem and return eval/pass@1 (with its 95% half-width), eval/pass@n,
     eval/maj@n and eval/mean_length. The chains stay in ``pool``."""
     sample(problems, engine, pool, ledger, n, sampling, phase="evaluate")
-    verify(pool, verifier, model=engine.model)
+    verify(pool, verifier, ledger=ledger, model=engine.model, phase="evaluate")
     wanted = {p.id for p in problems}
     found = [g for g in groups(pool, engine.model, sampling, oracle=verifier.name) if g.problem_id in wanted]
     passes = open_selector("pass")(found, [1, n]).mean

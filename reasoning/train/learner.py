@@ -6,7 +6,6 @@ denominator is that of the whole step, so the gradient does not depend on the cu
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,7 +106,8 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
 
 
 class Learner:
-    """A model, its optimizers and an objective.
+    """A model, its optimizers and an objective. The model is kept in evaluation mode: dropout would make the
+    trained distribution another than the one that was sampled from, and a step depend on a random state.
 
     micro_tokens: padded tokens per forward. reference: the frozen starting model, where the objective has a
         KL term.
@@ -130,7 +130,7 @@ class Learner:
         max_mismatch: float = 0.1,
         reference: Any | None = None,
     ):
-        self.model = model
+        self.model = model.eval()
         self.objective = objective
         self.lr = lr
         self.optimizers = make_optimizers(model, optimizer, lr, weight_decay)
@@ -231,13 +231,3 @@ class Learner:
             optimizer.step()
         metrics = result.metrics | {"grad_norm": norm, "lr": self.lr if lr is None else lr}
         return StepResult(metrics, result.lengths)
-
-    @contextlib.contextmanager
-    def sampling(self) -> Iterator[None]:
-        """The model in evaluation mode for the time of sampling."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train(training)

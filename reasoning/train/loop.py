@@ -10,14 +10,11 @@ import copy
 import json
 import math
 import os
-import random
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from reasoning.budget import Ledger
 from reasoning.engines.transformers import TransformersEngine
@@ -111,8 +108,6 @@ class _Run:
 
     def __init__(self, options: TrainOptions, goal: Objective, run: Path, progress: Progress, say: Any):
         self.options, self.goal, self.run, self.progress, self.say = options, goal, run, progress, say
-        random.seed(options.seed)
-        torch.manual_seed(options.seed)
         self.demonstrations = self._demonstrations() if goal.source == "demonstrations" else []
         self.engine = self._engine()
         if self.engine.shape is None:
@@ -136,7 +131,7 @@ class _Run:
         inherited = {k: v for k, v in asdict(options).items() if k not in HARMLESS}
         self.lineage = digest("train", parent_version, inherited)
         self.parent = self.engine.model
-        self.totals = {"sample": 0.0, "update": 0.0, "evaluate": 0.0}
+        self.totals = {"sample": 0.0, "update": 0.0}
         self.tokens = {"sampled": 0, "learned": 0}
         self.start = 0
         self.resumed_at: int | None = None
@@ -195,10 +190,9 @@ class _Run:
                 if not evaluation:
                     return {}
                 sampling = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed + 1)
-                with self.learner.sampling():
-                    return evaluate(
-                        evaluation, self.engine, verifier, pool, ledger, options.eval_chains, sampling
-                    )
+                return evaluate(
+                    evaluation, self.engine, verifier, pool, ledger, options.eval_chains, sampling
+                )
 
             if self.start == 0 and not any(row["step"] == 0 for row in rows):
                 first = measured(0)
@@ -229,15 +223,11 @@ class _Run:
             return DemonstrationSource(
                 self.demonstrations, engine.tokenizer, engine.encode, options.problems_per_step, options.seed
             )
-        return ModelSource(
-            options, self.goal, problems, self.engine, verifier, self.pool, self.ledger, self.progress
-        )
+        return ModelSource(options, self.goal, problems, self.engine, verifier, self.pool, self.ledger)
 
     def _step(self, source: Source, step: int) -> dict[str, float]:
         options = self.options
-        with self.learner.sampling():
-            data = source.rows(step)
-        self.engine.module.train()
+        data = source.rows(step)
         size = options.minibatch or max(len(data.rows), 1)
         per_epoch = math.ceil(len(data.rows) / size)
         sums: dict[str, list[float]] = {}
@@ -264,7 +254,7 @@ class _Run:
         self.lineage = digest(self.lineage, step)
         self._stamp()
         means = {name: max(v) if name.endswith("/max") else sum(v) / len(v) for name, v in sums.items()}
-        totals = {f"flops/{phase}": value for phase, value in self.totals.items() if phase != "evaluate"}
+        totals = {f"flops/{phase}": value for phase, value in self.totals.items()}
         return {**data.metrics, **means, **totals, "optimizer_steps": float(per_epoch * options.epochs)}
 
     def _log(self, row: dict[str, Any]) -> None:
@@ -288,13 +278,12 @@ class _Run:
             "steps": self.options.steps,
             "seed": self.options.seed,
             "flops": self.totals["sample"] + self.totals["update"],
-            "flops_by_phase": {k: v for k, v in self.totals.items() if k != "evaluate"},
+            "flops_by_phase": self.totals,
             "shared_flops": shared,
             "tokens": self.tokens,
         }
         partial, final = self.run / ".model.partial", self.run / "model"
         shutil.rmtree(partial, ignore_errors=True)
-        self.engine.module.eval()
         save_folder(partial, self.engine.module, self.engine.tokenizer)
         (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
         os.rename(partial, final)

@@ -48,6 +48,6 @@ class TrainOptions:
     checkpoint_every: int = option(10, "steps between checkpoints")
     seed: int = option(0, "seed of everything random in the run")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    dtype: str = option("auto", "auto, float32 or bfloat16")
+    dtype: str = option("float32", "of weights and optimizer state", choices=("float32", "bfloat16"))
     max_rows: int = option(512, "chains sampled side by side")
     micro_tokens: int = option(16384, "padded tokens per training forward")

@@ -19,7 +19,6 @@ import numpy as np
 from reasoning.budget import Ledger
 from reasoning.errors import ReasoningError, UserError
 from reasoning.pool import Pool
-from reasoning.progress import Progress
 from reasoning.records import Chain, Problem, Sampling, digest
 from reasoning.sampling import sample, verify
 from reasoning.tasks.base import Demonstration
@@ -116,7 +115,6 @@ class ModelSource:
         verifier: Verifier,
         pool: Pool,
         ledger: Ledger,
-        progress: Progress,
     ):
         self.options = options
         self.objective = objective
@@ -125,7 +123,6 @@ class ModelSource:
         self.verifier = verifier
         self.pool = pool
         self.ledger = ledger
-        self.progress = progress
         self.sampling = Sampling(
             temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed
         )
@@ -137,7 +134,7 @@ class ModelSource:
         n = options.chains_per_problem
         sample(problems, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
         started = time.monotonic()
-        verify(self.pool, self.verifier, model=self.engine.model)
+        verify(self.pool, self.verifier, ledger=self.ledger, model=self.engine.model, phase="train")
         seconds = time.monotonic() - started
         chains = self.pool.chains(
             model=self.engine.model, sampling=self.sampling, problem_ids=[p.id for p in problems]

@@ -64,7 +64,7 @@ def reinforce(folder, run, objective, **changes):
         keep_correct=3,
         optimizer="muon",
         lr=2e-3,
-        max_new_tokens=16,
+        max_new_tokens=48,
         eval_every=2,
         eval_chains=2,
         checkpoint_every=2,
