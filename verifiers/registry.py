@@ -25,6 +25,7 @@ from verifiers.errors import VerifierError
 
 TABLE: dict[str, str] = {
     "choice": "verifiers.patterns:Choice",
+    "code": "verifiers.code:Code",
     "countdown": "verifiers.countdown:Countdown",
     "exact": "verifiers.exact:Exact",
     "format": "verifiers.patterns:Format",
