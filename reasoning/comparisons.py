@@ -1,6 +1,6 @@
 """Who is better than whom, and by how much: paired comparisons on the same problems.
 
-Models at equal k and at equal FLOPs, strategies on one model at equal k. Each comparison carries its
+Models, and strategies on one model, at equal k and at equal FLOPs. Each comparison carries its
 interval, a permutation p, Holm's adjustment over all comparisons made, and the smallest difference it could
 have found.
 """
@@ -59,11 +59,12 @@ class Comparison:
 
 
 def compare(measured: Measured) -> list[Comparison]:
-    """The table of comparisons: models at equal k, models at equal FLOPs, strategies at equal k."""
+    """The table of comparisons: models at equal k and at equal FLOPs, then strategies likewise."""
     found = [
         *(c for a, b in _pairs_of_models(measured) for c in _models_at_equal_k(measured, a, b)),
         *(c for a, b in _pairs_of_models(measured) for c in _models_at_equal_flops(measured, a, b)),
         *(c for model in measured.models for c in _strategies(measured, model)),
+        *(c for model in measured.models for c in _strategies_at_equal_flops(measured, model)),
     ]
     adjusted = holm([c.p for c in found])
     return [replace(c, p_holm=p) for c, p in zip(found, adjusted, strict=True)]
@@ -120,16 +121,12 @@ def _models_at_equal_k(measured: Measured, a: str, b: str) -> list[Comparison]:
 
 
 def _models_at_equal_flops(measured: Measured, a: str, b: str) -> list[Comparison]:
-    """At the most FLOPs that both reach with the strategy."""
     found = []
     for m in measured.measurements:
         other = measured.find(b, m.selector.name, m.selector.scorer)
         if m.model != a or other is None or m.selector.name not in ("majority", "best_of_n"):
             continue
-        if _priced(m) and _priced(other) and len(m.ks) > 1:
-            flops = min(float(np.nanmean(s.spent["flops"][:, -1])) for s in (m, other))
-            if at_flops(m, flops) is not None and at_flops(other, flops) is not None:
-                found.append(_compared(m, other, "flops", flops=flops))
+        found += _at_equal_flops(m, other)
     return found
 
 
@@ -147,6 +144,26 @@ def _strategies(measured: Measured, model: str) -> list[Comparison]:
         if vote is not None and m.selector.name != "majority":
             found.append(_compared(m, vote, "k", k=k))
     return found
+
+
+def _strategies_at_equal_flops(measured: Measured, model: str) -> list[Comparison]:
+    """What a verifier's scoring costs could have bought more votes instead: each against the majority."""
+    vote = measured.find(model, "majority")
+    found = []
+    for m in measured.measurements:
+        if m.model == model and vote is not None and m.selector.scorer and not m.selector.oracle:
+            found += _at_equal_flops(m, vote)
+    return found
+
+
+def _at_equal_flops(m: Measurement, other: Measurement) -> list[Comparison]:
+    """At the most FLOPs that both reach; empty where they are not known or do not meet."""
+    if not (_priced(m) and _priced(other)) or len(m.ks) < 2:
+        return []
+    flops = min(float(np.nanmean(s.spent["flops"][:, -1])) for s in (m, other))
+    if at_flops(m, flops) is None or at_flops(other, flops) is None:
+        return []
+    return [_compared(m, other, "flops", flops=flops)]
 
 
 def _compared(

@@ -161,7 +161,8 @@ def resampled_means(values: ArrayLike, replicates: int = REPLICATES, seed: int =
 class Paired:
     """A minus B on the same problems.
 
-    interval: of the mean difference. p: sign-flip permutation, two-sided. detectable: the smallest true
+    interval: of the mean difference. p: sign-flip permutation, two-sided (for outcomes of 0 and 1 that is
+    McNemar's test, which is exact). detectable: the smallest true
     difference that a comparison of this size and spread finds with 80% power at the interval's level.
     """
 
@@ -207,7 +208,9 @@ def paired(
         return Paired(interval, 1.0, float("nan"))
     error = float(differences.std(ddof=1)) / sqrt(n)
     reach = float(special.stdtrit(n - 1, (1 + level) / 2) + special.stdtrit(n - 1, power))
-    return Paired(interval, sign_flip(differences, seed=seed), reach * error)
+    binary = np.isin(np.r_[a, b][~np.isnan(np.r_[a, b])], (0.0, 1.0)).all()
+    p = mcnemar(a, b) if binary else sign_flip(differences, seed=seed)
+    return Paired(interval, p, reach * error)
 
 
 def sign_flip(differences: ArrayLike, replicates: int = 9999, seed: int = 0) -> float:

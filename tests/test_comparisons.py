@@ -77,6 +77,11 @@ def test_equal_flops_spends_the_same(measured, table):
     assert c.a.flops == min(tops)
 
 
+def test_a_verifier_is_held_against_more_votes_for_the_same_flops(measured, table):
+    (c,) = find(table, ("base@0", "best_of_n"), ("base@0", "majority"), basis="flops")
+    assert c.a.flops == c.b.flops == measured.find("base@0", "majority").spent["flops"][:, -1].mean()
+
+
 def test_problems_that_one_side_lacks_are_left_out():
     a = toy([[1.0], [0.0], [1.0]], [[1], [1], [1]], ids=("x", "y", "z"))
     b = toy([[0.0], [1.0]], [[1], [1]], ids=("z", "x"))

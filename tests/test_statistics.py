@@ -154,6 +154,12 @@ def test_paired_equals_scipy():
     assert power == pytest.approx(0.8, abs=0.01)
 
 
+def test_paired_outcomes_of_0_and_1_get_the_exact_test():
+    a, b = np.r_[np.ones(30), np.zeros(10)], np.r_[np.zeros(12), np.ones(24), np.zeros(4)]
+    assert paired(a, b).p == mcnemar(a, b) == pytest.approx(stats.binomtest(12, 18).pvalue)
+    assert paired(np.r_[a, np.nan], np.r_[b, 1.0]).p == mcnemar(a, b)
+
+
 def test_paired_says_when_there_is_nothing_to_say():
     same = paired(rates(20), rates(20))
     assert (same.difference, same.p, same.supported) == (0.0, 1.0, False)

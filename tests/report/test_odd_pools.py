@@ -24,8 +24,12 @@ def source(tmp_path_factory):
 def laid_out_but_not_painted(monkeypatch):
     """Every figure is built and laid out; painting it, which takes the time, is tested elsewhere."""
 
+    done = []
+
     def laid_out(figure, kind):
-        figure.draw_without_rendering()
+        if figure not in done:
+            done.append(figure)
+            figure.draw_without_rendering()
         return kind.encode()
 
     monkeypatch.setattr("reasoning.report.style.image", laid_out)
