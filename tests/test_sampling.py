@@ -198,7 +198,7 @@ def test_killed_at_random_moments_the_run_ends_with_the_same_pool_and_ledger(tmp
         )
         assert process.stdout
         process.stdout.readline()
-        if kills < 6:
+        if kills < 5:
             time.sleep(rng.uniform(0.0, 0.12))
             process.send_signal(signal.SIGKILL)
             kills += 1

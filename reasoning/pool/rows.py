@@ -25,6 +25,8 @@ from verifiers.base import Verdict
 COST_FIELDS = tuple(f.name for f in fields(Cost))
 cost_values = attrgetter(*COST_FIELDS)
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+quote = json.encoder.encode_basestring
+"""A string as JSON: what ``to_json`` comes to for one, without its overhead."""
 
 
 @lru_cache(maxsize=4096)
@@ -86,12 +88,12 @@ def unpack_floats(text: str) -> tuple[float, ...]:
 def chain_body(chain: Chain) -> bytes:
     """The JSON bytes of a chain's row."""
     row = (
-        f'{{"chain":{{"key":"{chain.key}","problem":{to_json(chain.problem_id)},"index":{chain.index},'
-        f'"model":{to_json(chain.model)},"sampling":{sampling_json(chain.sampling)},'
-        f'"parent":"{chain.parent}","finish":{to_json(chain.finish_reason)},'
+        f'{{"chain":{{"key":"{chain.key}","problem":{quote(chain.problem_id)},"index":{chain.index},'
+        f'"model":{quote(chain.model)},"sampling":{sampling_json(chain.sampling)},'
+        f'"parent":"{chain.parent}","finish":{quote(chain.finish_reason)},'
         f'"cost":{to_json(cost_values(chain.cost))},"prompt_ids":"{pack_ids(chain.prompt_token_ids)}",'
         f'"ids":"{pack_ids(chain.token_ids)}","logprobs":"{pack_floats(chain.logprobs)}",'
-        f'"text":{to_json(clean_text(chain.text))}}}}}'
+        f'"text":{quote(clean_text(chain.text))}}}}}'
     )
     return row.encode()
 

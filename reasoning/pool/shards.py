@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,9 @@ def tables(segment: Segment) -> dict[str, pa.Table]:
 def _lists(rows: list[tuple[Any, ...]], type_: pa.ListType) -> pa.Array:
     """A list column from tuples of numbers; much faster than letting Arrow look at each value."""
     offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(r) for r in rows], out=offsets[1:])
+    np.cumsum(list(map(len, rows)), out=offsets[1:])
     dtype = np.int32 if pa.types.is_int32(type_.value_type) else np.float64
-    flat = np.fromiter((x for r in rows for x in r), dtype, count=int(offsets[-1]))
+    flat = np.fromiter(chain.from_iterable(rows), dtype, count=int(offsets[-1]))
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=type_)
 
 
@@ -164,7 +164,20 @@ def _verdict_columns(verdicts: Mapping[str, Mapping[str, Verdict]]) -> list[Any]
 
 def write_shard(table: pa.Table, path: Path) -> None:
     """Write a Parquet file. The caller names it, syncs it and renames it."""
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True, row_group_size=16_384)
+    schema = table.schema
+    # Only names repeat. Log-probabilities are float32 in float64: split into byte planes, the empty ones
+    # vanish.
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=[f.name for f in schema if pa.types.is_dictionary(f.type)],  # type: ignore[arg-type]
+        column_encoding={"logprobs.list.element": "BYTE_STREAM_SPLIT"}
+        if "logprobs" in schema.names
+        else None,
+        write_page_checksum=True,
+        row_group_size=16_384,
+    )
 
 
 def read_shard(path: Path, columns: list[str] | None = None, filters: Any = None) -> pa.Table:

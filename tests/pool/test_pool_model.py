@@ -100,5 +100,5 @@ class PoolMachine(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-PoolMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=10, stateful_step_count=12, deadline=None)
 TestPoolAgainstDictionary = PoolMachine.TestCase

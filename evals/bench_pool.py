@@ -1,0 +1,183 @@
+"""What the pool and the ledger cost: chains stored a second, against SQLite and plain JSONL on the same rows.
+
+    python -m evals.bench_pool [--chains 40000] [--rounds 5] [--open 1000000]
+
+Every round writes the same chains (about 2 KB each: text, 80 token ids, 80 log-probabilities) in batches of
+512, each batch durable before the next, in turns: the pool (with sealing, as a run pays it), the pool's
+write-ahead part alone, SQLite (write-ahead log, full sync, one commit a batch) and plain JSONL with an fsync
+a batch and no checksums. The peers store the rows that the pool makes, so that only the storing differs. Run
+it on a quiet machine, on the disk that the runs will be on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from reasoning.budget import Budget, Ledger
+from reasoning.pool import Pool
+from reasoning.pool.rows import chain_body
+from reasoning.records import Chain, Cost, Problem, Sampling, chain_key
+
+BATCH = 512
+SAMPLING = Sampling(max_new_tokens=100)
+
+
+def make_chains(n: int, per_problem: int = 64) -> tuple[list[Problem], list[Chain]]:
+    rng = random.Random(0)
+    problems = [Problem.make(f"problem {i}", str(i)) for i in range(-(-n // per_problem))]
+    words = ["so", "then", "because", "equals", "twelve", "x", "+", "="]
+    chains = []
+    for i in range(n):
+        problem, index = problems[i // per_problem], i % per_problem
+        logprobs = np.log(np.asarray([rng.random() for _ in range(80)], np.float32))
+        chains.append(
+            Chain(
+                problem.id,
+                index,
+                " ".join(rng.choices(words, k=180)),
+                tuple(rng.choices(range(50_000), k=80)),
+                tuple(logprobs.tolist()),
+                tuple(range(40)),
+                model="bench@1",
+                sampling=SAMPLING,
+                key=chain_key("bench@1", SAMPLING, problem.id, problem.prompt, index),
+                cost=Cost(0, 40, 100, 0, 1e9, 0.0),
+            )
+        )
+    return problems, chains
+
+
+def batches(chains: list[Chain]) -> list[list[Chain]]:
+    return [chains[i : i + BATCH] for i in range(0, len(chains), BATCH)]
+
+
+def pool(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
+    with Pool.open(folder) as store:
+        store.add_problems(problems)
+        for batch in batches(chains):
+            store.append(batch)
+
+
+def write_ahead(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
+    store = Pool.open(folder, segment_bytes=1 << 60)
+    store.add_problems(problems)
+    for batch in batches(chains):
+        store.append(batch)
+
+
+def sqlite(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
+    db = sqlite3.connect(folder / "chains.db")
+    db.execute("pragma journal_mode=wal")
+    db.execute("pragma synchronous=full")
+    db.execute("create table chains (key text primary key, row text)")
+    for batch in batches(chains):
+        with db:
+            db.executemany("insert into chains values (?, ?)", [(c.key, chain_body(c)) for c in batch])
+    db.close()
+
+
+def jsonl(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
+    with (folder / "chains.jsonl").open("wb") as f:
+        for batch in batches(chains):
+            f.writelines(chain_body(c) + b"\n" for c in batch)
+            f.flush()
+            os.fsync(f.fileno())
+
+
+WAYS: dict[str, Callable[[Path, list[Problem], list[Chain]], None]] = {
+    "pool, sealed": pool,
+    "pool, write-ahead part": write_ahead,
+    "SQLite (full sync)": sqlite,
+    "JSONL + fsync": jsonl,
+}
+
+
+def compare(chains: int, rounds: int, folder: Path) -> None:
+    problems, rows = make_chains(chains)
+    size = sum(len(chain_body(c)) for c in rows[:100]) / 100
+    print(f"{chains} chains, {size / 1000:.1f} KB each, batches of {BATCH}, {rounds} rounds in turns")
+    rates: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(rounds):
+        for name, way in WAYS.items():
+            with tempfile.TemporaryDirectory(dir=folder) as target:
+                start = time.perf_counter()
+                way(Path(target), problems, rows)
+                rates[name].append(chains / (time.perf_counter() - start))
+    base = rates["SQLite (full sync)"]
+    for name, found in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(found, base, strict=True))
+        low, high = min(found) / 1e3, max(found) / 1e3
+        print(
+            f"  {name:24} {statistics.median(found) / 1e3:7.1f} k chains/s  ({low:.1f} to {high:.1f})"
+            f"   {ratio:5.2f} x SQLite"
+        )
+
+
+def opening(chains: int, folder: Path) -> None:
+    """Time to open, and to look up keys in, a pool of that many (small) chains; and the memory it takes."""
+    problems, _ = make_chains(1)
+    small = Chain(problems[0].id, 0, "x", (1, 2), (-0.5, -0.5), model="bench@1", sampling=SAMPLING)
+    with tempfile.TemporaryDirectory(dir=folder) as target:
+        with Pool.open(target) as store:
+            store.add_problems(problems)
+            for start in range(0, chains, 8192):
+                numbers = range(start, min(chains, start + 8192))
+                store.append(
+                    [replace(small, index=i, key=f"{i * 2654435761 % 2**64:016x}{i:016x}") for i in numbers]
+                )
+        before = memory_megabytes()
+        start = time.perf_counter()
+        store = Pool.open(target)
+        opened = time.perf_counter()
+        missing = store.missing(
+            [f"{i * 2654435761 % 2**64:016x}{i:016x}" for i in range(0, 2 * chains, chains // 1000)]
+        )
+        looked = time.perf_counter()
+        print(
+            f"pool of {chains} chains: opened in {opened - start:.2f} s, first look-up of 2,000 keys "
+            f"{looked - opened:.2f} s ({len(missing)} missing), {memory_megabytes() - before:.0f} MB"
+        )
+
+
+def memory_megabytes() -> float:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def ledger(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as target, Ledger(Budget(tokens=10**12), target) as purse:
+        start, n = time.perf_counter(), 2000
+        for _ in range(n):
+            held = purse.reserve(Cost(output_tokens=100), BATCH, phase="sample")
+            assert held is not None
+            held.settle(Cost(output_tokens=50), BATCH)
+        print(
+            f"ledger: {(time.perf_counter() - start) / n * 1e6:.0f} us a reservation and durable settlement"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the pool and the ledger cost.")
+    parser.add_argument("--chains", type=int, default=40_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--open", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, default=Path("."), help="on the disk to measure")
+    options = parser.parse_args()
+    compare(options.chains, options.rounds, options.folder)
+    opening(options.open, options.folder)
+    ledger(options.folder)
+
+
+if __name__ == "__main__":
+    main()
