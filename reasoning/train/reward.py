@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reasoning.budget import Ledger
@@ -30,8 +29,9 @@ from reasoning.progress import Progress, Silent
 from reasoning.records import Cost, digest
 from reasoning.runfile import check_same, write_run
 from reasoning.tasks import load_problems, refuse_overlap
-from reasoning.train.learner import make_optimizers, micro_batches
-from verifiers.learned import Card, Reader, features, probability, save_learned
+from reasoning.train.calibration import measure
+from reasoning.train.heads import Example, FineTuning, featurise, finetune, labels_of, logistic, states
+from verifiers.learned import Card, Reader, probability, save_learned
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +41,9 @@ class FitOptions:
     run: str = option(..., "folder of the verifier", metavar="RUN")
     model: str = option(..., "model folder or hub id that reads the chains")
     pool: list[str] = option([], "run folders whose verified chains are learned from (repeat the flag)")
+    task: str = option(
+        "", "learn from chains of these problems only, task:split[:key=value,...] (default: all)"
+    )
     verifier: str = option("numeric", "verifier whose verdicts are the labels")
     kind: str = option(
         "best", "what to fit; best fits both and keeps the better", choices=("best", "features", "finetuned")
@@ -52,16 +55,6 @@ class FitOptions:
     optimizer: str = option("muon", "optimizer (finetuned)", choices=("adamw", "muon"))
     batch: int = option(64, "chains per optimizer step (finetuned)")
     seed: int = option(0, "seed of the choice of chains and of their order")
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A verified chain: label 1.0 right, 0.0 wrong."""
-
-    problem_id: str
-    prompt: str
-    response: str
-    label: float
 
 
 def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) -> dict[str, Any]:
@@ -99,7 +92,8 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
         fitted["features"] = (engine.module, head, measure(probability(x_held, head), labels_of(held)))
     if options.kind in ("best", "finetuned"):
         model = copy.deepcopy(engine.module)
-        head, spent = finetune(model, engine.tokenizer, used, options, engine.shape, progress)
+        tuning = FineTuning(options.epochs, options.lr, options.optimizer, options.batch, options.seed)
+        head, spent = finetune(model, engine.tokenizer, used, tuning, engine.shape, progress)
         reader = Reader(model.eval(), engine.tokenizer)
         x_held, read_held = states(reader, held, engine.shape)
         flops["finetuned"] = spent[1] + read_held[1]
@@ -137,6 +131,7 @@ def gather(options: FitOptions) -> list[Example]:
     if not options.pool:
         raise UserError("Name at least one run whose chains are learned from:  --pool RUN")
     found: dict[tuple[str, str], Example] = {}
+    allowed = {p.id for p in load_problems(options.task)} if options.task else None
     problems = []
     for folder in options.pool:
         with Pool.open(folder, create=False, read_only=True) as pool:
@@ -146,6 +141,8 @@ def gather(options: FitOptions) -> list[Example]:
             for chain in pool.chains():
                 verdict = verdicts.get(chain.key)
                 if verdict is None or verdict.score is None or chain.truncated or not chain.text.strip():
+                    continue
+                if allowed is not None and chain.problem_id not in allowed:
                     continue
                 problem = known[chain.problem_id]
                 touched.add(problem.id)
@@ -158,10 +155,7 @@ def gather(options: FitOptions) -> list[Example]:
             "there first."
         )
     if options.eval_task:
-        held_out = {p.fingerprint for p in load_problems(options.eval_task)}
-        inside = {p.id for p in problems if p.fingerprint in held_out}
-        found = {key: e for key, e in found.items() if e.problem_id not in inside}
-        refuse_overlap([p for p in problems if p.id not in inside], load_problems(options.eval_task))
+        refuse_overlap(problems, load_problems(options.eval_task))
     by_problem: dict[str, list[Example]] = {}
     for key in sorted(found):
         by_problem.setdefault(key[0], []).append(found[key])
@@ -180,173 +174,6 @@ def split(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[E
     held = [e for e in examples if int(digest("held", e.problem_id, seed), 16) % 5 == 0]
     used = [e for e in examples if int(digest("held", e.problem_id, seed), 16) % 5 != 0]
     return held, used
-
-
-def labels_of(examples: Sequence[Example]) -> Floats:
-    return np.array([e.label for e in examples])
-
-
-def by_prompt(examples: Sequence[Example]) -> list[list[int]]:
-    groups: dict[str, list[int]] = {}
-    for i, example in enumerate(examples):
-        groups.setdefault(example.prompt, []).append(i)
-    return list(groups.values())
-
-
-def _read_all(
-    reader: Reader,
-    examples: Sequence[Example],
-    shape: ModelShape,
-    hidden: bool,
-    progress: Progress | None,
-    what: str,
-) -> tuple[list[Any], tuple[int, float]]:
-    out: list[Any] = [None] * len(examples)
-    tokens, flops, done = 0, 0.0, 0
-    for group in by_prompt(examples):
-        encoded = [reader.encode(examples[i].prompt, examples[i].response) for i in group]
-        for i, read in zip(
-            group, reader.read(encoded[0][0], [ids for _, ids in encoded], hidden), strict=True
-        ):
-            out[i] = read
-        lengths = [len(prompt) + len(ids) for prompt, ids in encoded]
-        tokens += sum(lengths)
-        flops += float(np.sum(shape.score_flops(np.array(lengths))))
-        done += len(group)
-        if progress:
-            progress.update(done=done, total=len(examples), note=what)
-    return out, (tokens, flops)
-
-
-def featurise(
-    reader: Reader, examples: Sequence[Example], shape: ModelShape, progress: Progress | None, what: str
-) -> tuple[Floats, tuple[int, float]]:
-    """(N, features) and (tokens, FLOPs) of reading them."""
-    read, spent = _read_all(reader, examples, shape, False, progress, what)
-    return np.stack([features(*pair) for pair in read]), spent
-
-
-def states(
-    reader: Reader, examples: Sequence[Example], shape: ModelShape
-) -> tuple[Floats, tuple[int, float]]:
-    """(N, H) last hidden states and (tokens, FLOPs) of reading them."""
-    read, spent = _read_all(reader, examples, shape, True, None, "")
-    return np.stack([state.cpu().numpy() for state in read]).astype(np.float64), spent
-
-
-def logistic(x: Floats, y: Floats, penalty: float = 1.0) -> dict[str, Floats]:
-    """Logistic regression by Newton's method on standardised features, L2 ``penalty`` on the weights (not on
-    the bias). x: (N, D), y: (N,) of 0 and 1."""
-    mean, scale = x.mean(0), x.std(0) + 1e-9
-    z = np.hstack([(x - mean) / scale, np.ones((len(x), 1))])
-    w = np.zeros(z.shape[1])
-    ridge = np.full(len(w), penalty)
-    ridge[-1] = 1e-9
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(z @ w, -40, 40)))
-        step = np.linalg.solve((z * (p * (1 - p))[:, None]).T @ z + np.diag(ridge), z.T @ (y - p) - ridge * w)
-        w += step
-        if np.abs(step).max() < 1e-10:
-            break
-    return {"mean": mean, "scale": scale, "weight": w[:-1], "bias": w[-1:]}
-
-
-def finetune(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    options: FitOptions,
-    shape: ModelShape,
-    progress: Progress,
-) -> tuple[dict[str, Floats], tuple[int, float]]:
-    """Train ``model`` and a linear head on its last hidden state with binary cross-entropy (arXiv 2110.14168,
-    outcome supervision). Returns the head and (tokens, FLOPs) spent."""
-    device = next(model.parameters()).device
-    reader = Reader(model, tokenizer)
-    rows = []
-    for example in examples:
-        prompt, ids = reader.encode(example.prompt, example.response)
-        rows.append(prompt + ids)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        head = torch.nn.Linear(model.config.hidden_size, 1).to(device)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    optimizers = make_optimizers(model, options.optimizer, options.lr, 0.0)
-    optimizers.append(torch.optim.AdamW(head.parameters(), lr=options.lr * 10, weight_decay=0.0))
-    steps = max(1, len(rows) // options.batch) * options.epochs
-    order = [i for epoch in range(options.epochs) for i in shuffled(len(rows), options.seed, epoch)]
-    tokens, flops = 0, 0.0
-    model.train()
-    for step in range(steps):
-        batch = order[step * options.batch : (step + 1) * options.batch]
-        lr_now = min(1.0, (step + 1) / 10) * (1 - step / steps)
-        for optimizer, base in zip(
-            optimizers, [options.lr] * (len(optimizers) - 1) + [options.lr * 10], strict=True
-        ):
-            optimizer.zero_grad(set_to_none=True)
-            for group in optimizer.param_groups:
-                group["lr"] = base * lr_now
-        for part in micro_batches([rows[i] for i in batch], 16384):
-            chosen = [batch[i] for i in part]
-            lengths = [len(rows[i]) for i in chosen]
-            ids = torch.zeros(len(chosen), max(lengths), dtype=torch.long)
-            for r, i in enumerate(chosen):
-                ids[r, : lengths[r]] = torch.tensor(rows[i])
-            hidden = model.get_decoder()(input_ids=ids.to(device), use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(chosen)), torch.tensor(lengths) - 1].float()
-            labels = torch.tensor([examples[i].label for i in chosen], device=device, dtype=torch.float32)
-            logits = head(last)[:, 0]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, labels, reduction="sum"
-            ) / len(batch)
-            loss.backward()
-            tokens += sum(lengths)
-            flops += shape.training_flops(lengths)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        progress.update(done=step + 1, total=steps, note="fine-tune")
-    weight = head.weight.detach().double().cpu().numpy()[0]
-    bias = head.bias.detach().double().cpu().numpy()
-    return {"mean": np.zeros_like(weight), "scale": np.ones_like(weight), "weight": weight, "bias": bias}, (
-        tokens,
-        flops,
-    )
-
-
-def shuffled(n: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(n))
-    random.Random(digest("fit order", seed, epoch, length=32)).shuffle(order)
-    return order
-
-
-def measure(scores: Floats, labels: Floats) -> dict[str, float]:
-    """AUC (ties count half), expected calibration error over ten equal bins, accuracy at 0.5, base rate."""
-    return {
-        "auc": auc(scores, labels),
-        "ece": calibration_error(scores, labels),
-        "accuracy": float(((scores >= 0.5) == (labels == 1)).mean()),
-        "base_rate": float(labels.mean()),
-    }
-
-
-def auc(scores: Floats, labels: Floats) -> float:
-    """Probability that a right chain scores above a wrong one (Mann-Whitney; ties count half)."""
-    right, wrong = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    below = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
-    return float(below.sum() / (2 * len(right) * len(wrong)))
-
-
-def calibration_error(scores: Floats, labels: Floats, bins: int = 10) -> float:
-    """Mean |confidence - accuracy| over equal-width bins, weighted by their counts."""
-    which = np.minimum((scores * bins).astype(int), bins - 1)
-    gaps = [
-        (which == b).mean() * abs(scores[which == b].mean() - labels[which == b].mean())
-        for b in range(bins)
-        if (which == b).any()
-    ]
-    return float(sum(gaps))
 
 
 def reading_cost(shape: ModelShape) -> tuple[float, float]:

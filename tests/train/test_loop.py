@@ -126,7 +126,7 @@ def test_a_finished_run_is_left_alone(home):
 
 
 def test_a_folder_of_another_configuration_is_refused(home):
-    with pytest.raises(UserError, match="was begun with --lr 0.005, not 0.1"):
+    with pytest.raises(UserError, match=r"was begun with --lr 0\.005, not 0\.1"):
         train(sft(home, lr=0.1))
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from reasoning.flops import ModelShape
+from reasoning.train.calibration import auc, calibration_error
 from reasoning.train.fresh import new_model
-from reasoning.train.reward import auc, calibration_error, logistic, reading_cost
+from reasoning.train.heads import logistic
+from reasoning.train.reward import reading_cost
 from verifiers import Attempt, VerifierError, open_verifier
 from verifiers.learned import FEATURES, Card, Reader, features, probability, save_learned
 
