@@ -55,9 +55,12 @@ def open_engine(spec: str, **options: Any) -> Engine:
 
 def _from_user_code(spec: str, options: dict[str, Any]) -> Engine:
     found = load_user_code(spec)
-    engine = found(**options) if isinstance(found, type) or not isinstance(found, Engine) else found
-    if not isinstance(engine, Engine):
+    if isinstance(found, type) or not isinstance(found, Engine):
+        if not callable(found):
+            raise UserError(f"{spec!r} is neither an engine nor a function that returns one.")
+        found = found(**options)
+    if not isinstance(found, Engine):
         raise UserError(
             f"{spec!r} is not an engine: it lacks one of model, shape, generate, worst_case, close."
         )
-    return engine
+    return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning.errors import UserError
+from reasoning.flops import ModelShape
 from reasoning.records import Draw
 
 CHAT = ("auto", "yes", "no")
@@ -76,6 +77,14 @@ def end_ids(tokenizer: Any, eos_token_id: int | Sequence[int] | None) -> frozens
         if value is not None:
             ids.update([value] if isinstance(value, int) else value)
     return frozenset(ids)
+
+
+def shape_of(config: Any) -> ModelShape | None:
+    """The shape for FLOPs, or None for an architecture whose FLOPs are not known (it can be sampled all the same)."""
+    try:
+        return ModelShape.from_config(config)
+    except UserError:
+        return None
 
 
 def check_source(source: str | Path) -> bool:

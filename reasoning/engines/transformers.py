@@ -18,9 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
-from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, weights_digest
+from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, shape_of, weights_digest
 from reasoning.errors import UserError
-from reasoning.flops import ModelShape
 from reasoning.records import Chain, Cost, Draw, chain_key, chain_seed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,7 +51,7 @@ class TransformersEngine:
             raise UserError(f"max_rows must be 1 or above, not {max_rows}.")
         self.module = module
         self.tokenizer = tokenizer
-        self.shape: ModelShape | None = ModelShape.from_config(module.config)
+        self.shape = shape_of(module.config)
         self.max_rows = max_rows
         self.name = name
         self.model = f"{name}@{version}"

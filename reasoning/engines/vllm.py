@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, weights_digest
+from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, shape_of, weights_digest
 from reasoning.errors import EngineError, MissingExtra, UserError
-from reasoning.flops import ModelShape
 from reasoning.records import Chain, Cost, Draw, Sampling, chain_key, chain_seed
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -28,7 +27,7 @@ class VLLMEngine:
         self.llm: Any = llm
         self.tokenizer = tokenizer
         config = llm.llm_engine.model_config
-        self.shape: ModelShape | None = ModelShape.from_config(config.hf_config)
+        self.shape = shape_of(config.hf_config)
         self.name = name
         self.model = f"{name}@{version}"
         ends = end_ids(tokenizer, config.try_get_generation_config().get("eos_token_id"))
