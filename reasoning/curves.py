@@ -162,7 +162,7 @@ def difficulty_levels(difficulties: Sequence[Any]) -> tuple[str | None, ...]:
     for bin_ in range(len(edges) + 1):
         inside = [d for d in known if np.searchsorted(edges, d) == bin_]
         if inside:
-            names[bin_] = f"{inside[0]:g}" if len(inside) == 1 else f"{inside[0]:g} to {inside[-1]:g}"
+            names[bin_] = f"{inside[0]:g}" if len(inside) == 1 else f"{inside[0]:g}–{inside[-1]:g}"
     return tuple(
         names[int(np.searchsorted(edges, d))] if isinstance(d, (int, float)) and d == d else None
         for d in difficulties
@@ -215,7 +215,7 @@ def curves_by_difficulty(measurement: Measurement) -> list[Curve]:
 
 def _by_number(level: str) -> tuple[float, str]:
     try:
-        return float(level.split(" to ")[0]), level
+        return float(level.split("–")[0]), level
     except ValueError:
         return math.inf, level
 

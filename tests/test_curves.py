@@ -119,8 +119,8 @@ def test_difficulty_levels():
     assert difficulty_levels(["easy", "hard"]) == ("easy", "hard")
     many = difficulty_levels([float(i) for i in range(20)])
     assert len(set(many)) == 4
-    assert many[0] == "0 to 4"
-    assert many[-1] == "15 to 19"
+    assert many[0] == "0–4"
+    assert many[-1] == "15–19"
     assert difficulty_levels([None]) == (None,)
 
 

@@ -47,7 +47,8 @@ tbody th { font-weight: 600; }
 .oracle { color: var(--soft); font-style: italic; }
 .text td, .text th { text-align: left; white-space: normal; }
 figure { margin: 1rem 0 2rem; }
-figure img { display: block; width: 100%; height: auto; background: #fff; border-radius: 8px; padding: .4rem;
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; padding:
+.4rem;
   border: 1px solid var(--line); }
 figcaption { margin-top: .5rem; max-width: 48rem; }
 details { margin: .8rem 0; }

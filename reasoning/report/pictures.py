@@ -208,7 +208,8 @@ def accuracy_by_difficulty(
                     linewidth=1.8,
                     elinewidth=1,
                 )
-            panel.set_xticks(range(len(levels)), levels)
+            crowded = sum(len(level) for level in levels) > 28
+            panel.set_xticks(range(len(levels)), levels, fontsize=7.5 if crowded else 9.5)
             panel.set_title(title)
             panel.set_xlabel("difficulty")
             panel.yaxis.set_major_locator(ticker.MultipleLocator(20))

@@ -62,7 +62,10 @@ def summary_table(
         *(title for *_, title in strategies),
     ]
     oracle = tuple(i for i, name in enumerate(columns) if name.startswith("oracle"))
-    columns += ["tokens", "FLOPs", *(["seconds"] if seconds else [])]
+    spent = [p for c in found.values() for p in c.points]
+    tokens = any(not math.isnan(p.output_tokens) for p in spent)
+    flops = any(not math.isnan(p.flops) for p in spent)
+    columns += [name for name, known in (("tokens", tokens), ("FLOPs", flops), ("seconds", seconds)) if known]
     rows = []
     for model in measured.models:
         for k in wanted:
@@ -77,11 +80,12 @@ def summary_table(
                 EMPTY if k == 1 else _accuracy(found.get((model, name, scorer)), k)
                 for name, scorer, _ in strategies
             ]
-            cells += [count(at.output_tokens) if at else EMPTY, si(at.flops) if at else EMPTY]
+            cells += [count(at.output_tokens) if at else EMPTY] if tokens else []
+            cells += [si(at.flops) if at else EMPTY] if flops else []
             if seconds:
                 cells.append(f"{seconds[model]:.0f}" if first and model in seconds else EMPTY)
             rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows), oracle, tuple(_notes(measured, curves)))
+    return Table(tuple(columns), tuple(rows), oracle, tuple(_notes(measured, curves, tokens or flops)))
 
 
 def _accuracy(curve: Curve | None, k: int) -> str:
@@ -93,13 +97,12 @@ def _accuracy(curve: Curve | None, k: int) -> str:
     return f"{percent(point.accuracy)} ±{percent((point.high - point.low) / 2)}"
 
 
-def _notes(measured: Measured, curves: Sequence[Curve]) -> list[str]:
+def _notes(measured: Measured, curves: Sequence[Curve], priced: bool) -> list[str]:
     counts = [p.problems for c in curves if c.difficulty is None for p in c.points] or [0]
     problems = f"{max(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    notes = [
-        f"Accuracy in %; ± is half of the 95% interval over {problems} problems. Tokens and FLOPs: generating k "
-        "chains of one problem, its prompt once."
-    ]
+    notes = [f"Accuracy in %; ± is half of the 95% interval over {problems} problems."]
+    if priced:
+        notes.append("Tokens and FLOPs: generating k chains of one problem, its prompt once.")
     if any(c.oracle for c in curves):
         notes.append("The oracle reads the reference: a ceiling for choosing among k chains, not a strategy.")
     for scorer, sees_reference in measured.scorers.items():

@@ -183,7 +183,7 @@ def _words_for(
         return (
             "What more chains buy",
             "Accuracy rises with compute. " + "; ".join(ends) + ".",
-            f"The same chains on three axes. {'; '.join(ends)}. Shaded: bands that hold the whole curve with 95% "
+            f"{'; '.join(ends)}. Shaded: bands that hold the whole curve with 95% "
             "confidence, over problems. Dotted: the oracle ceiling, which reads the reference and cannot be "
             "deployed." + (" Stars: greedy decoding." if any(c.strategy == "greedy" for c in curves) else ""),
         )
