@@ -8,6 +8,7 @@ with limits, which keeps accidents in, not attackers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -193,10 +194,8 @@ def _told(
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """The whole group; the process namespace ends with its first process, so nothing outlives it."""
     if process.poll() is None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None and not stream.closed:
@@ -325,7 +324,8 @@ def _near(found: str, wanted: str, tolerance: float) -> bool:
 
 
 def same_result(found: Any, expected: Any, tolerance: float = 1e-9) -> bool:
-    """A returned value (as `sandbox_child.plain` wrote it) against the expected one. Tuples are lists; True is not 1."""
+    """A returned value (written by `sandbox_child.plain`) against the expected one. Tuples are lists; True is
+    not 1."""
     if isinstance(found, Mapping) and "set" in found:
         return isinstance(expected, set | frozenset | Sequence) and not isinstance(expected, str) and _same_set(
             found["set"], list(expected), tolerance
