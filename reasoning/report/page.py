@@ -12,56 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from reasoning.report.css import CSS
 from reasoning.report.table import Table
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 LONGEST_TEXT = 6000
 FIRST = 4
-
-CSS = """
-:root { color-scheme: light dark; --ink: #1d2127; --soft: #5b6470; --page: #ffffff; --card: #f5f6f8; --line:
-#d9dde3;
-  --accent: #0b62a8; --right: #1a7f37; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7eaee; --soft: #a3acb8; --page: #14171b; --card:
-#1e2329;
-  --line: #373e47; --accent: #7cb8f2; --right: #58c373; --wrong: #f28b82; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .3rem 0; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; }
-p, li { max-width: 48rem; }
-.soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
-.findings { padding-left: 1.2rem; }
-.findings li { margin: .4rem 0; }
-.findings:not(.more) li:first-child { font-size: 1.12rem; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
-thead th { border-top: 0; background: var(--card); vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
-thead th:first-child { background: var(--card); }
-tr.first td, tr.first th { border-top: 2px solid var(--soft); }
-tbody th { font-weight: 600; }
-.oracle { color: var(--soft); font-style: italic; }
-.text td, .text th { text-align: left; white-space: normal; }
-figure { margin: 1rem 0 2rem; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; padding:
-.4rem;
-  border: 1px solid var(--line); }
-figcaption { margin-top: .5rem; max-width: 48rem; }
-details { margin: .8rem 0; }
-summary { cursor: pointer; color: var(--accent); }
-article { border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: 1rem 0; }
-article h3 { margin: 0 0 .4rem; font-size: 1rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border-radius: 6px;
-  padding: .6rem .8rem; margin: .4rem 0; font: .88rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace;
-  }
-.right { color: var(--right); font-weight: 600; } .wrong { color: var(--wrong); font-weight: 600; }
-@media (max-width: 640px) { body { font-size: 15px; } main { padding: 1rem .8rem 3rem; } h1 { font-size:
-1.35rem; } }
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +142,11 @@ def _summary(table: Table) -> str:
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cell(text: str) -> str:
+        return f'<td class="long">{_text(text)}</td>' if len(text) > 32 else f"<td>{_text(text)}</td>"
+
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(cell(text) for text in row) + "</tr>" for row in rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="text"><thead><tr>'
         f"{head}</tr></thead><tbody>{body}</tbody></table></div><p></p>"

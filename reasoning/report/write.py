@@ -212,9 +212,9 @@ def _words_for(
     return (
         "Train more or search more?",
         f"To answer with {target}% accuracy: {'; '.join(lines)}.",
-        f"Left: total FLOPs per query for {target}% accuracy (one point below the best that searching "
+        f"First panel: total FLOPs per query for {target}% accuracy (one point below the best that searching "
         f"{measured.labels[iso.base]} reaches), training spread over the queries it serves: {'; '.join(lines)}. "
-        "Right: find your number of queries and what you can spend on each; the colour says where the spend "
+        "Second panel: find your number of queries and what you can spend on each; the colour says where the spend "
         "reaches most, the lines how far. Strategies that read the reference are left out.",
     )
 
