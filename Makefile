@@ -16,10 +16,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## train, sample, verify, search and plot on a tiny model (about 6 minutes on 2 cores)
+demo: $(VENV)/.installed  ## train, sample, verify, search and plot on a tiny model (about 5 minutes on 2 cores)
 	$(BIN)/reasoning demo $(RUN)
 
-test: $(VENV)/.installed  ## the test suite: offline, on a CPU
+# What some tests want beyond Python: installed where that can be done without asking, else those tests skip and say
+# what is missing.
+.PHONY: system
+system:
+	@if ! { command -v bwrap && command -v chromium; } >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing bubblewrap and chromium for the tests (apt-get)"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      bubblewrap chromium; } >/dev/null 2>&1 || echo "apt-get failed: the tests that need them will skip"; \
+	  else echo "bubblewrap or chromium is missing: the tests that need them will skip"; fi; fi
+
+test: $(VENV)/.installed system  ## the test suite: offline, on a CPU
 	$(BIN)/python -m pytest
 
 # The CPU build of vLLM wants torch's CPU build and, through packages that only images and sound need, CUDA builds
