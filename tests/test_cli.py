@@ -167,6 +167,27 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path, capsys):
     assert "line 2" in capsys.readouterr().err
 
 
+def test_rows_of_a_file_and_of_a_pipe_get_a_line_each_in_order(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        '{"id": 7, "response": "The answer is 1,234.", "reference": "1234"}\n'
+        '{"gold": "1/2", "answer": "0.5"}\n{"respones": "x"}\nnot json\n'
+    )
+    out = tmp_path / "verdicts.jsonl"
+    assert main(["verify", str(rows), "--verifier", "numeric", "--out", str(out)]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["score"] for line in lines] == [1.0, 1.0, None, None]
+    assert [line["status"] for line in lines] == ["ok", "ok", "bad_row", "bad_row"]
+    assert lines[0]["id"] == 7
+    assert "line 3" in lines[2]["reason"]
+    assert "4 rows: 2 correct" in capsys.readouterr().err
+    piped = subprocess.run(
+        [sys.executable, "-m", "reasoning", "verify", "-", "--verifier", "numeric"],
+        input=rows.read_bytes(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert piped.stdout.decode() == out.read_text()
+
+
 def test_sampling_again_draws_nothing_and_more_draws_the_rest(run, model, capsys):
     assert main(sample(run, model)) == 0
     assert "12/12 chains (12 were there)" in capsys.readouterr().out

@@ -2,23 +2,29 @@
 
   reasoning verify runs/x --verifier numeric
   reasoning verify runs/x --verifier learned:runs/verifier
+  reasoning verify answers.jsonl --verifier math --out verdicts.jsonl
+  cat answers.jsonl | reasoning verify - --verifier math
 
-Only chains without a verdict of that verifier are judged. A verifier that reads the reference is an oracle: fine
+Of a run, only chains without a verdict of that verifier are judged. A verifier that reads the reference is an oracle: fine
 for training and measuring, never a thing that could be deployed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.show import note
+from reasoning.errors import UserError
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line
 from reasoning.sampling import verify
-from verifiers import open_verifier
+from verifiers import Verifier, open_verifier
+from verifiers.rows import verify_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,14 @@ class VerifyOptions:
 def run(options: VerifyOptions) -> int:
     verifier = open_verifier(options.verifier)
     folder = Path(options.target)
+    if options.target == "-" or folder.is_file():
+        if options.budget:
+            raise UserError("--budget goes with a run folder: the rows of a file have no ledger.")
+        return verify_file(options, verifier)
+    if options.out:
+        raise UserError("--out goes with a JSONL file: the verdicts on a run's chains are kept in its pool.")
+    if folder.suffix == ".jsonl" and not folder.exists():
+        raise UserError(f"{folder}: no such file of rows.")
     line = Line(f"verify {options.verifier}")
     budget = Budget.parse(options.budget) if options.budget else None
     with Pool.open(folder, create=False) as pool, Ledger(budget, path=folder) as ledger:
@@ -50,4 +64,23 @@ def run(options: VerifyOptions) -> int:
             f"{report.missing} chains have no verdict (the verifier failed on them); they are left out, not wrong."
         )
     note(f"Next:  reasoning curve {folder}")
+    return 0
+
+
+def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
+    """Judge rows of a JSONL file or of standard input; one line each, in order."""
+    line = Line(f"verify {options.verifier}")
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        line.update(done=done)
+
+    with contextlib.ExitStack() as stack:
+        rows = sys.stdin.buffer if options.target == "-" else stack.enter_context(open(options.target, "rb"))
+        out = stack.enter_context(open(options.out, "w", encoding="utf-8")) if options.out else sys.stdout
+        summary = verify_rows(rows, verifier, out.write, advance=advance)
+    line.close()
+    note(str(summary))
     return 0
