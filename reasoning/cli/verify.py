@@ -5,8 +5,8 @@
   reasoning verify answers.jsonl --verifier math --out verdicts.jsonl
   cat answers.jsonl | reasoning verify - --verifier math
 
-Of a run, only chains without a verdict of that verifier are judged. A verifier that reads the reference is an oracle: fine
-for training and measuring, never a thing that could be deployed.
+Of a run, only chains without a verdict of that verifier are judged. A verifier that reads the reference is an
+oracle: fine for training and measuring, never a thing that could be deployed.
 """
 
 from __future__ import annotations
