@@ -60,7 +60,8 @@ def _training(
 
 
 def _break_even(measured: Measured, iso: IsoCompute | None) -> list[str]:
-    return [_break_even_line(measured, iso.base, b) for b in iso.headline if _bounded(b)] if iso else []
+    lines = [_break_even_line(measured, iso.base, b) for b in iso.headline if _bounded(b)] if iso else []
+    return [*lines[:-1], f"{lines[-1]} For fewer queries, search more."] if lines else []
 
 
 def _bounded(b: BreakEven) -> bool:
@@ -72,7 +73,7 @@ def _break_even_line(measured: Measured, base: str, b: BreakEven) -> str:
         f"Training {measured.labels[b.model]} pays for itself from about {queries(b.queries)} queries on (95% "
         f"interval {queries(b.low)} to {queries(b.high)}): {percent(b.accuracy)}% accuracy then takes "
         f"{si(b.trained_flops)} FLOPs a query instead of {si(b.base_flops)} of search with "
-        f"{measured.labels[base]}. For fewer queries, search more."
+        f"{measured.labels[base]}."
     )
 
 

@@ -91,7 +91,7 @@ def _amortised(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Map
                 action,
                 ha="center",
                 va="center",
-                fontsize=12,
+                fontsize=10.5,
                 weight="bold",
                 color=ink,
                 in_layout=False,
