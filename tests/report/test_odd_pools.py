@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -168,6 +169,7 @@ def test_all_wrong_and_all_right(source, tmp_path):
 def test_chosen_ks_without_one(source, tmp_path):
     written, content = report(copied(source, tmp_path), ks=[4])
     assert content["ks"] == [4]
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", written.html.read_text(encoding="utf-8"))
     assert [row[1] for row in written.table.rows] == ["4"] * 3
 
 
