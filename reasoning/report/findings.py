@@ -50,12 +50,16 @@ def _points(c: Comparison, more: str = "more", less: str = "fewer") -> str:
 def _training(
     measured: Measured, comparisons: Sequence[Comparison], base: str, trained: Sequence[str]
 ) -> list[str]:
-    return [
-        f"One chain of {measured.labels[model]} is right {percent(c.a_accuracy)}% of the time, one of "
-        f"{measured.labels[base]} {percent(c.b_accuracy)}%: {_points(c)}."
-        for model in reversed(trained)
+    told = [
+        c
+        for model in trained
         for c in find(comparisons, (model, "pass"), (base, "pass"))
         if c.a.k == 1 and c.supported
+    ]
+    return [
+        f"One chain of {measured.labels[c.a.model]} is right {percent(c.a_accuracy)}% of the time, one of "
+        f"{measured.labels[base]} {percent(c.b_accuracy)}%: {_points(c)}."
+        for c in sorted(told, key=lambda c: -c.difference)
     ]
 
 
