@@ -94,7 +94,7 @@ def iso_compute(measured: Measured) -> IsoCompute | None:
         return None
     base = min(costs, key=lambda m: costs[m])
     extra = {model: cost - costs[base] for model, cost in costs.items()}
-    trained = [model for model in costs if extra[model] > 0]
+    trained = sorted((model for model in costs if extra[model] > 0), key=lambda m: extra[m])
     if not trained:
         return None
     curves = {model: [_mean_curve(m) for m in usable[model]] for model in costs}

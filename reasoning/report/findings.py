@@ -59,7 +59,7 @@ def _training(
     return [
         f"One chain of {measured.labels[c.a.model]} is right {percent(c.a_accuracy)}% of the time, one of "
         f"{measured.labels[base]} {percent(c.b_accuracy)}%: {_points(c)}."
-        for c in sorted(told, key=lambda c: -c.difference)
+        for c in sorted(told, key=lambda c: -abs(c.difference))
     ]
 
 

@@ -37,18 +37,19 @@ def training_or_search(
         left, right = figure.subplots(rows, columns, squeeze=False).flat
         inks = {model: colour(models.index(model)) for model in models}
         _amortised(left, iso, labels, inks)
-        same = _map(right, iso, labels, inks)
+        present = _map(right, iso, labels, inks)
         handles = [
             Patch(color=_tint(inks[e.model]), label=f"{'train' if i else 'search'} {labels[e.model]}")
             for i, e in enumerate(iso.envelopes)
+            if i in present
         ]
-        if same:
+        if len(iso.envelopes) in present:
             handles.append(Patch(color=_SAME_TINT, label="the same within a point"))
         right.legend(
             handles=handles,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.14),
-            ncols=2 if narrow else 4,
+            ncols=2 if narrow or len(handles) > 3 else 3,
             fontsize=9,
         )
     return figure
@@ -137,17 +138,22 @@ def _mark(panel: Any, b: BreakEven, ink: str, limits: tuple[float, float], botto
         )
 
 
-def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[str, str]) -> bool:
-    """The map; True where some of it is "the same within a point"."""
+def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[str, str]) -> set[int]:
+    """The map. Returns which regions it has: numbers of ``envelopes``, and the one after them for "the
+    same"."""
     first, last = _query_range(iso)
     least, most = min(e.flops[0] for e in iso.envelopes), max(e.flops[-1] for e in iso.envelopes)
-    queries, spend = np.geomspace(first, last, 420), np.geomspace(least, most * 3, 380)
+    queries, spend = np.geomspace(first, last, 420), np.geomspace(least * 1.1, most * 3, 380)
     reached = np.stack(
         [e.reached(spend[:, None] - e.training_flops / queries[None, :]) for e in iso.envelopes]
     )  # (models, spends, queries)
     reached = np.where(np.isnan(reached), -1.0, reached)
-    best, winner = reached.max(axis=0), reached.argmax(axis=0)
-    same = (reached[0] >= 0) & (np.abs(reached[0] - reached[1:].max(axis=0)) <= SAME)
+    best = reached.max(axis=0)
+    # Of several trained models within a point of each other the one that training cost least has the region.
+    trained = reached[1:]
+    winner = np.argmax(trained >= trained.max(axis=0) - SAME, axis=0) + 1
+    winner = np.where(reached[0] >= trained.max(axis=0), 0, winner)
+    same = (reached[0] >= 0) & (np.abs(reached[0] - trained.max(axis=0)) <= SAME)
     region = np.where(same, len(iso.envelopes), winner)
     tints = [_tint(inks[e.model]) for e in iso.envelopes] + [_SAME_TINT]
     panel.pcolormesh(
@@ -200,7 +206,7 @@ def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[s
     panel.set_title("Where a budget reaches most (lines: accuracy)")
     panel.set_xlabel("queries that the training serves")
     panel.set_ylabel("total FLOPs per query that you can spend")
-    return bool(same.any())
+    return set(np.unique(region).tolist())
 
 
 def _tint(ink: str) -> tuple[float, float, float]:
