@@ -68,7 +68,8 @@ def picture_words(
         f"First panel: total FLOPs per query for {target}% accuracy (one point below the best that searching "
         f"{measured.labels[iso.base]} reaches), training spread over the queries it serves: {'; '.join(lines)}. "
         "Second panel: find your number of queries and what you can spend on each; the colour says where the spend "
-        "reaches most (of trained models within a point, the one that cost least), the lines how far. Strategies that read the reference are left out.",
+        "reaches most (of trained models within a point, the one that cost least), the lines how far. Strategies "
+        "that read the reference are left out.",
     )
 
 
