@@ -56,7 +56,9 @@ def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[st
         element, many = kind(f, owner)
         default = None if f.default is MISSING else f.default
         text = f.metadata["help"]
-        if default not in (None, "", False):
+        if f.default is MISSING and f.default_factory is MISSING:
+            text += " (required)"
+        elif default not in (None, "", False):
             text += f" (default: {default})"
         text = text.replace("%", "%%")
         common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
