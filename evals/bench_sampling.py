@@ -97,8 +97,10 @@ def run_engine(
     sampling = Sampling(max_new_tokens=case.new_tokens, seed=seed)
     draws = [Draw(Problem.make(p, None), sampling, tuple(range(case.chains))) for p in prompts]
     start = time.perf_counter()
-    cost = sum((chain.cost for chain in engine.generate(draws)), Cost())
-    return cost.output_tokens, time.perf_counter() - start, cost
+    chains = list(engine.generate(draws))
+    seconds = time.perf_counter() - start
+    cost = sum((chain.cost for chain in chains), Cost())
+    return cost.output_tokens, seconds, cost
 
 
 def run_peer(model, tokenizer, prompts: list[str], case: Case, seed: int) -> tuple[int, float]:

@@ -51,14 +51,19 @@ class Prompt:
 
 
 class Store(Protocol):
-    """What the rows of a batch remember."""
+    """What the rows of a batch remember.
+
+    keeps_order: True if rows should be kept in order of age, oldest generation first (see shared.py).
+    """
+
+    keeps_order: bool
 
     def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
         """Let rows ``slots`` (n,) start from ``prompt``."""
         ...
 
     def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
-        """Copy rows ``source`` (n,) over rows ``target`` (n,), which are done."""
+        """Move rows ``source`` (n,) to rows ``target`` (n,), all at once; targets that are no sources are done."""
         ...
 
     def release(self, slots: NDArray[np.int64]) -> None:
@@ -119,6 +124,8 @@ class KeyValues:
 
     Grows along the positions as they are needed, never past ``longest``.
     """
+
+    keeps_order = False
 
     def __init__(self, rows: int, longest: int, block: int):
         self.rows, self.block = rows, block
@@ -285,6 +292,8 @@ class CachedForward:
 
 class _Sequences:
     """The ids of every row, (rows, positions): all that `WholeForward` remembers."""
+
+    keeps_order = False
 
     def __init__(self, rows: int, longest: int, device: torch.device):
         self.ids = torch.zeros(rows, longest, dtype=torch.long, device=device)

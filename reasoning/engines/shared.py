@@ -5,10 +5,13 @@ of its own tokens. Attention reads the prompt's part once per cell for all of it
 chains of one prompt cheap: memory, not arithmetic, is what decoding waits for.
 
 Cells have a fixed number of places, and positions are padded in whole blocks, so that the products over a row
-have the same form, and give the same bits, whatever other rows there are. Knows nothing of models or sampling.
+have the same form, and give the same bits, whatever other rows there are. Rows are read as far as the longest of
+their generation, if the caller keeps generations together. Knows nothing of models or sampling.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +21,12 @@ from torch import Tensor
 from reasoning.engines.forward import Prompt, block, padded
 
 CELL = 8
+GENERATION = 32
+
+
+def generations(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which rows are of like length, by their own tokens: 0 up to 32, 1 up to 64, 2 up to 128, ..."""
+    return np.ceil(np.log2(np.maximum(counts, GENERATION) / GENERATION)).astype(np.int64)
 
 
 class SharedKeyValues:
@@ -25,6 +34,8 @@ class SharedKeyValues:
 
     Shapes: C cells in use, M rows in use, H key/value heads, d head_dim, P prompt positions, T own positions.
     """
+
+    keeps_order = True
 
     def __init__(self, rows: int, prompt_tokens: int, new_tokens: int, heads: int, like: list[Tensor]):
         """like: an empty tensor of the keys' and values' dtype and device for each layer, (0, d)."""
@@ -43,6 +54,7 @@ class SharedKeyValues:
         self.cell_length = np.zeros(0, np.int64)
         self.row_cell, self.row_place = np.full(rows, -1), np.zeros(rows, np.int64)
         self.cells = 0  # cells [0, cells) are read
+        self.longest_used = 0  # own positions written so far by any row in use
         self._indexed_rows = -1
 
     def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
@@ -73,15 +85,16 @@ class SharedKeyValues:
             self._compact_cells(used)
 
     def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
-        """Copy rows ``source`` (n,) over rows ``target`` (n,), which are free."""
         cells, places = self.row_cell[source], self.row_place[source]
-        self.cell_rows[cells, places] = target
-        self.row_cell[target], self.row_place[target] = cells, places
+        seated = cells >= 0
+        self.cell_rows[cells[seated], places[seated]] = target[seated]
         self.row_cell[source] = -1
+        self.row_cell[target], self.row_place[target] = cells, places
         to, at = torch.from_numpy(target).to(self.device), torch.from_numpy(source).to(self.device)
+        used = self.longest_used
         for keys, values in self.own:
-            keys[to] = keys[at]
-            values[to] = values[at]
+            keys[to, :, :used] = keys[at, :, :used]
+            values[to, :, :used] = values[at, :, :used]
         self._indexed_rows = -1
 
     def _compact_cells(self, used: NDArray[np.bool_]) -> None:
@@ -131,12 +144,19 @@ class SharedKeyValues:
         if self._indexed_rows != rows:
             self._index(rows)
         own = np.maximum(lengths - self.starts, 0)
-        longest = int(own.max()) + 1
-        self._reserve_own(longest)
-        self.span = padded(longest, self.block)
+        self.longest_used = int(own.max()) + 1
+        self._reserve_own(self.longest_used)
         counts = torch.from_numpy(own).to(self.device).repeat_interleave(self.heads)
         self.write_at = torch.arange(rows * self.heads, device=self.device) * self.own[0][0].shape[2] + counts
-        self.own_mask = _mask(counts + 1, self.span, self.like[0].dtype)
+        # Rows of like length that lie together are read only as far as the longest of them.
+        ages = generations(own + 1)
+        changes = np.flatnonzero(np.diff(ages)) + 1 if (np.diff(ages) <= 0).all() else []
+        edges = [0, *map(int, changes), rows]
+        self.segments: list[tuple[slice, int, Tensor]] = []  # of rows * H, their span, their mask
+        for start, end in pairwise(edges):
+            span = padded(int(own[start:end].max()) + 1, self.block)
+            part = slice(start * self.heads, end * self.heads)
+            self.segments.append((part, span, _mask(counts[part] + 1, span, self.like[0].dtype)))
 
     def _index(self, rows: int) -> None:
         """Where each place of a cell finds its row, and each row its place, head by head."""
@@ -167,8 +187,7 @@ class SharedKeyValues:
         keys, values = self.own[layer]
         keys.view(-1, size).index_copy_(0, self.write_at, k.reshape(-1, size))
         values.view(-1, size).index_copy_(0, self.write_at, v.reshape(-1, size))
-        keys = keys[:rows].view(rows * self.heads, -1, size)[:, : self.span]
-        values = values[:rows].view(rows * self.heads, -1, size)[:, : self.span]
+        keys, values = keys.view(-1, keys.shape[2], size), values.view(-1, keys.shape[2], size)
         prompt_keys, prompt_values = (
             part[: self.cells].view(self.cells * self.heads, -1, size)[:, : self.prompt_span]
             for part in self.prompts[layer]
@@ -180,16 +199,17 @@ class SharedKeyValues:
             self.prompt_mask, shared, prompt_keys.transpose(1, 2), alpha=scale
         )  # (C*H, CELL*G, P)
         shared = shared.view(-1, groups * self.prompt_span).index_select(0, self.to_rows)
-        own = torch.baddbmm(
-            self.own_mask, q.view(-1, groups, size), keys.transpose(1, 2), alpha=scale
-        )  # (M*H, G, T)
-        scores = torch.cat([shared.view(-1, groups, self.prompt_span), own], -1)
-        weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
-        out = torch.bmm(weights[..., self.prompt_span :], values).view(-1, groups * size)  # (M*H, G*d)
-        shared = weights[..., : self.prompt_span].reshape(-1, groups * self.prompt_span)
+        shared, q = shared.view(-1, groups, self.prompt_span), q.view(-1, groups, size)
+        out, prompt_weights = [], []
+        for part, span, mask in self.segments:
+            own = torch.baddbmm(mask, q[part], keys[part, :span].transpose(1, 2), alpha=scale)  # (m*H, G, T)
+            weights = torch.cat([shared[part], own], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+            out.append(torch.bmm(weights[..., self.prompt_span :], values[part, :span]))
+            prompt_weights.append(weights[..., : self.prompt_span])
+        shared = torch.cat(prompt_weights).view(-1, groups * self.prompt_span)
         shared = shared.index_select(0, self.to_cells).view(self.cells * self.heads, CELL * groups, -1)
         shared = torch.bmm(shared, prompt_values).view(-1, groups * size).index_select(0, self.to_rows)
-        return out.add_(shared).view(rows, -1)
+        return torch.cat(out).view(-1, groups * size).add_(shared).view(rows, -1)
 
 
 def _pair(like: Tensor, count: int, heads: int, positions: int) -> tuple[Tensor, Tensor]:
