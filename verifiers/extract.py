@@ -14,11 +14,14 @@ MAX_CHARACTERS = 1_000_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _BOXED_TOKEN = re.compile(r"\\?[A-Za-z0-9.]+")
+_EMPTY_BOX = re.compile(
+    r"(?:\\[hv]?phantom\s*\{[^{}]*\}|\\[hv]space\s*\{[^{}]*\}|\\q?quad|\\[ ,;:!]|[\s~_?]|\\_)*"
+)
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
 _STATED = re.compile(
-    r"\b(?:answer|result|solution)\s*(?:\*\*)?\s*(?:is|are|:|=|would be|will be|must be)\s*|^[ \t]*A:[ \t]*",
+    r"\b(?:answer|result|solution)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*|^[ \t]*A:[ \t]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])")
@@ -64,7 +67,8 @@ def braces(text: str, start: int) -> int:
 
 def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
     r"""(start, end, content) of the complete ``\boxed{...}`` and ``\fbox{...}``, outermost, in order; the last
-    ``most``. A box that holds only a box is unwrapped. ``\boxed 5`` (no braces) boxes one token."""
+    ``most``. A box that holds only a box is unwrapped, and one drawn
+    as a blank (empty, spaces, ``\\phantom``) is passed over. ``\boxed 5`` (no braces) boxes one token."""
     found: list[tuple[int, int, str]] = []
     after = 0
     for match in list(_BOX.finditer(text))[-most:]:
@@ -76,6 +80,8 @@ def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
             if end < 0:
                 continue
             content, after = text[at + 1 : end - 1], end
+            if _EMPTY_BOX.fullmatch(content):
+                continue
             while _BOX.match(content.strip()) and len(inner := box_spans(content)) == 1:
                 content = inner[0][2]
             found.append((match.start(), end, content))

@@ -218,7 +218,7 @@ def open_judge(
     max_tokens: int = 1_024,
     seconds: float = 120.0,
 ) -> Judge:
-    """``judge:http://localhost:8000/v1:model=NAME``. The key is read from the environment variable ``key_variable``."""
+    """``judge:http://localhost:8000/v1:model=NAME``; the key is in the environment variable ``key_variable``."""
     if not url.startswith(("http://", "https://")):
         raise VerifierError(
             f"judge needs an address: judge:http://localhost:8000/v1:model=NAME, not {url!r}."

@@ -43,6 +43,16 @@ _ONES = [
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = {word: i for i, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_SCALED = re.compile(
+    r"(\d{1,3}(?:,\d{3})+|\d{1,30}(?:\.\d{1,30})?) (hundred|thousand|million|billion|dozen)", re.ASCII
+)
+_EMPTY, _REALS = Node("set"), Node("domain", "R")
+_PHRASES = {
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solutions", "empty set", "the empty set"), _EMPTY
+    ),
+    **dict.fromkeys(("all real numbers", "all reals", "all real x", "the real numbers"), _REALS),
+}
 _CHOICE = re.compile(
     r"""^(?:\\(?:text|textbf|mathrm|mathbf|bf|rm)\s*\{?\s*)?\(?\s*
         (?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?(?P<letter>[A-Z])\)?\s*\}?\s*\)?\s*\}?\s*
@@ -68,13 +78,13 @@ _LITERAL = re.compile(
     r"(?<![A-Za-z0-9_^.,{\\(%])(?P<sign>-)?(?:[$€£]\s?)?"
     r"(?P<body>\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d+|\.\d+|\d+,\d+(?![\d,])|\d+)"
     r"(?P<over>/\d+)?(?P<percent>\s?\\?%)?"
-    r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^%]\s*\d)",
+    r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^%]\s*\d|\s*\\(?!text|mathrm|mbox|%)[A-Za-z])",
     re.ASCII,
 )
 _HEDGE = re.compile(
-    r"(?:\b(?:or|not|nor|either|neither|except|never|than)\b|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
+    r"(?:\b(?:or|not|nor|either|neither|except|never|than|maybe|perhaps|possibly)\b|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
 )
-_OPEN_OPERATOR = re.compile(r"[-+*/^√=(\\]\s*$")
+_OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt))\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,12 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
     number = number_in_words(words)
     if number is not None:
         return num(number), ""
+    known = _PHRASES.get(words)
+    if known is not None:
+        return known, ""
+    scaled = _SCALED.fullmatch(words)
+    if scaled:
+        return num(Fraction(scaled[1].replace(",", "")) * (_SCALES | {"dozen": 12})[scaled[2]]), ""
     if words == "nan":
         return None, "not a number"
     why = ""
@@ -153,6 +169,7 @@ def _others(text: str, tree: Node | None) -> list[Node]:
         except Unreadable:
             return found
     if tree is not None and tree.kind == "text" and tree.value.islower() and len(tree.value) <= 4:
+        # one side may be written as an explicit product ("x y"); two words are compared as words
         parts = [Node("var", c) for c in tree.value]
         product = parts[0]
         for part in parts[1:]:
@@ -226,6 +243,12 @@ def read_prose(text: str) -> Reading | None:
             reading = read(inside)
             if reading.tree is not None:
                 return reading
+    if (
+        not spans
+        and re.search(r"\\[A-Za-z]", text)
+        and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", _STYLE.sub("", text))) < 2
+    ):
+        return None
     line = clean(text).replace(r"\%", "%")
     found = None
     for found in _LITERAL.finditer(line):  # noqa: B007

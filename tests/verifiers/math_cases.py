@@ -2,6 +2,10 @@
 # ruff: noqa: E501
 
 SAME = [
+    # words for numbers and sets, currencies by code, blanks, temperatures, hours
+    ("10", "USD 10"), ("10", "10 USD"), ("1000000", "1 million"), ("24", "2 dozen"), (r"\emptyset", "no solution"), (r"\mathbb{R}", "all real numbers"),
+    (r"(0,\infty)", r"\mathbb{R}^+"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"), ("xyz", "zyx"), (r"101_{\text{two}}", "101_2"), ("-10", "-10°F"), ("2", "2:00 pm"),
+    ("4", r"Which number goes into $\boxed{\phantom{2}}$? It is \boxed{4}"), (r"\text{4:30 p.m.}", "16:30"), ("12", r"12^{\text{th}}"),
     # integers and separators
     ("1234", "1,234"), ("1234567", "1{,}234{,}567"), ("10000", "10 000"), ("12345", r"12,\!345"), ("42", "042"),
     ("42", "42.0"), ("42", "+42"), ("42", "42."), ("-5", "\u22125"), ("-5", "\u20135"), ("12", "１２"), ("5", "5\u200b"),
@@ -56,6 +60,9 @@ SAME = [
     (5, r"\boxed{5}"), (0.5, r"\boxed{\frac{1}{2}}"), (r"The area is \boxed{12}.", "12"),
 ]  # fmt: skip
 DIFFERENT = [
+    # the other half of the day, formulas that are not read, bounds, hedges
+    (r"\text{4:30 p.m.}", "4:30 a.m."), ("1", r"\sum_{k=1}^{3} k"), ("1", r"\int_0^1 x\,dx"), ("0", "5, where x>0"), ("5", "maybe 5"), ("5", "The answer isn't 5"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"), ("-10", "10°F"), ("10", "10_2"), ("(0,1)", r"\mathbb{R}^+"),
     # numbers
     ("1,2,3", "123"), ("(1,234)", "1,234"), ("1,234", "(1, 234)"), ("314", "3,14"), ("32349", "32, 349"), ("3.14", r"\pi"), (r"\pi", "3.14"),
     (r"\frac{22}{7}", r"\pi"), ("1/3", "0.333"), ("1/7", "0.142857"), ("7", "6.9999999"), ("7", "7.0000004"), ("0.00000123", "0.00000077"),

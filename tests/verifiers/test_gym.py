@@ -75,6 +75,7 @@ def test_oracle_answers_score_one_and_code_is_refused(task):
 
 @installed
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_every_supported_task_scores_its_own_answer():
     from verifiers.gym import Scorer, entries, task_names
 

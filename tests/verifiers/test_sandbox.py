@@ -264,3 +264,19 @@ def test_filters_are_well_formed():
             assert len(code) % 8 == 0
             assert len(code) // 8 < 4096
     assert filter_for("vax") is None
+
+
+@isolated
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [(None, "bad_response"), (b"x", "bad_response"), ("", "no_answer"), ("```python\n\n```", "no_answer"),
+     ("a" * 10_000_000, "runtime_error"), ("(" * 100_000, "runtime_error memory"), ("\x00\xff", "runtime_error")],
+)  # fmt: skip
+def test_any_response_gets_a_verdict(response, status):
+    attempt = Attempt(response=response, reference=[{"output": "1"}])
+    verdicts = open_verifier("code").verify(
+        [attempt, Attempt(response="print(1)", reference=[{"output": "1"}])]
+    )
+    assert verdicts[0].status in status.split(), verdicts[0]
+    assert (verdicts[0].score is None) == (verdicts[0].status == "bad_response")
+    assert verdicts[1].correct

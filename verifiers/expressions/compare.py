@@ -6,9 +6,11 @@ written as one (an equation is not its right-hand side, a pair is not a set).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from verifiers.expressions.evaluate import NoValue, as_real, real_value, same_expression, same_value, value
 from verifiers.expressions.nodes import Node, num, number_of
@@ -21,6 +23,21 @@ _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _PARAMETERS = frozenset("nkmlt")
 _SETS = ("union", "inter", "minus", "domain", "such", "either", "both", "member")
 _MOST_ITEMS = 60
+_BASES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +474,9 @@ def _same_family(left: Node, left_name: str, right: Node, right_name: str) -> bo
     try:
         lines = []
         for node, name in ((left, left_name), (right, right_name)):
-            at = [real_value(node.substitute(name, num(x))) for x in (0, 1, 2, 5)]
+            at: list[Any] = [real_value(node.substitute(name, num(x))) for x in (0, 1, 2, 5)]
+            if not all(isinstance(x, Fraction) for x in at):
+                at = [as_real(x) for x in at]
             step = at[1] - at[0]
             if abs(at[2] - at[0] - 2 * step) > 1e-12 or abs(at[3] - at[0] - 5 * step) > 1e-12 or step == 0:
                 raise NoValue("not linear")
@@ -465,6 +484,8 @@ def _same_family(left: Node, left_name: str, right: Node, right_name: str) -> bo
     except (NoValue, TypeError, ZeroDivisionError, OverflowError):
         return same_expression(left, right.substitute(right_name, Node("var", left_name)))
     (start, step), (other_start, other_step) = lines
+    if {type(x) for x in (start, step, other_start, other_step)} != {Fraction}:
+        start, step, other_start, other_step = (as_real(x) for x in (start, step, other_start, other_step))
     shift = (other_start - start) / step
     return bool(abs(abs(step) - abs(other_step)) < 1e-12 and abs(shift - round(float(shift))) < 1e-12)
 
@@ -540,7 +561,7 @@ def _rounds(gold: Node, answer: Node, left: object, right: object, how: Toleranc
     if node.kind != "decimal":
         return False
     exact, places = node.value
-    digits = len(str(abs(exact.numerator) * 10**places // exact.denominator)) if exact else 0
+    digits = (abs(exact.numerator) * 10**places // exact.denominator).bit_length() * math.log10(2)
     from mpmath import mpf, workdps
 
     with workdps(60):
@@ -549,18 +570,24 @@ def _rounds(gold: Node, answer: Node, left: object, right: object, how: Toleranc
 
 def _based(node: Node) -> tuple[str, str]:
     digits, base = node.value
-    return digits.lstrip("0"), base.strip("{}")
+    base = base.strip("{}").lower()
+    return digits.lstrip("0"), str(_BASES.index(base)) if base in _BASES else base
 
 
 def _times(gold: Node, answer: Node) -> str | None:
     if gold.kind == answer.kind:
-        return "time" if any(a == b for a in _clock(gold) for b in _clock(answer)) else None
+        left, right = _clock(gold), _clock(answer)
+        if gold.value[2] and answer.value[2]:
+            left, right = left[:1], right[:1]
+        return "time" if any(a == b for a in left for b in right) else None
     time, other = (gold, answer) if gold.kind == "time" else (answer, gold)
     hour, minute, half = time.value
-    if half or other.kind in ("unit", "percent", "degree"):
+    if other.kind in ("unit", "percent", "degree") or (half and minute):
         return None
     if other.kind == "ratio":
         return "ratio" if _ordered((num(hour), num(minute)), other.args, STRICT) else None
+    if not minute and number_of(other) == hour:
+        return "time"
     return "ratio" if minute and same_expression(other, num(Fraction(hour, minute))) else None
 
 

@@ -295,6 +295,14 @@ def _of_rationals(name: str, arguments: list[Any]) -> Any:
         if isinstance(x, Fraction):
             return Fraction(math.floor(x) if name == "floor" else math.ceil(x))
         return Fraction(int(mp.floor(x) if name == "floor" else mp.ceil(x)))
+    if name == "binom" and isinstance(arguments[1], Fraction) and arguments[1].denominator == 1:
+        n, k = arguments[0], int(arguments[1])
+        if not 0 <= k <= MAX_FACTORIAL or not isinstance(n, Fraction) or abs(n) > MAX_FACTORIAL:
+            raise NoValue("a binomial out of range")
+        if n.denominator != 1 or n < 0:
+            if k > 50:
+                raise NoValue("a binomial out of range")
+            return math.prod((n - i) / (i + 1) for i in range(k)) + Fraction(0)
     if not all(isinstance(a, Fraction) and a.denominator == 1 for a in arguments):
         raise NoValue(f"{name} of numbers that are no integers")
     integers = [int(a) for a in arguments]

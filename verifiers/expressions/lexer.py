@@ -102,7 +102,7 @@ _SUB = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
 _TOO_DEEP = re.compile(r"[({\[]{60}")
 _ENVIRONMENT = re.compile(
-    r"\\begin\{([bpvVB]?matrix|smallmatrix|array)\}(?:\s*\{[clr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL
+    r"\\begin\{([bpB]?matrix|smallmatrix|array)\}(?:\s*\{[clr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL
 )
 _OTHER_ENVIRONMENT = re.compile(
     r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered|split|cases)\*?\}"
@@ -127,6 +127,8 @@ _HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
 _ORDINAL = re.compile(
     r"(?<=\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|rm)\s*\{)?(?:st|nd|rd|th)\b\}{0,2}"
 )
+_CODES = {"USD": "$", "US$": "$", "EUR": "€", "GBP": "£"}
+_CURRENCY_CODE = re.compile(r"\b(USD|EUR|GBP|US\$)\s*(?=[\d$€£])")
 _GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
 _HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
 _ORDINAL = re.compile(
@@ -161,6 +163,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
     if len(text) > MAX_CHARACTERS:
         raise Unreadable(f"longer than {MAX_CHARACTERS} characters")
     text = clean(text)
+    text = _CURRENCY_CODE.sub(lambda m: _CODES[m.group(1)], text)
     text = _ORDINAL.sub("", text)
     text = _GLUED.sub(r" \1 ", text)
     if _TOO_DEEP.search(text):

@@ -12,10 +12,11 @@ from functools import lru_cache
 
 from verifiers.expressions import lexer
 from verifiers.expressions.lexer import Unreadable
-from verifiers.expressions.nodes import INFINITY, Node, num
+from verifiers.expressions.nodes import INFINITY, ZERO, Node, num
 from verifiers.expressions.units import GENERIC, is_unit
 
 MAX_DEPTH = 40
+MAX_EXPONENT = 1_000
 
 FUNCTIONS = {
     name: name
@@ -355,7 +356,7 @@ class _Parser:
     def worded(self) -> bool:
         """Whether the word here names a unit or a thing rather than a product of letters."""
         word = self.text
-        if len(word) == 1 or word.isupper():
+        if len(word) == 1 or (word.isupper() and not is_unit(word)):
             return False
         return is_unit(word) or len(word) > 3 or not word.islower()
 
@@ -409,17 +410,22 @@ class _Parser:
             self.i += 1
             if self.is_cmd("circ"):
                 self.i += 1
-                self.take("word", "C")
-                return self.postfix(Node("degree", None, (node,)))
+                return self.degrees(node)
             if self.kind == "{" and self.peek() == ("cmd", "circ"):
                 self.i += 2
                 self.need("}")
-                return self.postfix(Node("degree", None, (node,)))
+                return self.degrees(node)
             if self.kind == "'" or self.is_cmd("prime"):
                 self.i += 1
                 return self.postfix(_primed(node))
             node = self.postfix(Node("pow", None, (node, self.exponent())))
         return node
+
+    def degrees(self, node: Node) -> Node:
+        if self.kind == "word" and self.text in ("F", "C"):
+            self.i += 1
+            return Node("unit", f"degrees {self.t[self.i - 1][1]}", (node,))
+        return self.postfix(Node("degree", None, (node,)))
 
     def exponent(self) -> Node:
         if self.kind == "{":
@@ -520,7 +526,7 @@ class _Parser:
             sign = -1 if self.peek()[0] == "-" else 1
             ahead = 1 if self.peek()[0] == "num" else 2
             exponent = self.peek(ahead)[1]
-            if exponent.isdecimal() and len(exponent) <= 4:
+            if exponent.isdecimal() and len(exponent) <= 4 and int(exponent) <= MAX_EXPONENT:
                 self.i += ahead + 1
                 return _decimal(text, sign * int(exponent))
         if (
@@ -630,8 +636,15 @@ class _Parser:
         if name in ("mathbb", "mathcal", "mathds", "Bbb"):
             letter = self.subscript()
             node = Node("domain", letter[:1])
-            if self.kind == "^" and self.peek()[0] in ("+", "-"):
-                self.i += 2
+            ahead = 1 if self.peek()[0] != "{" else 2
+            if self.kind == "^" and self.peek(ahead)[0] in ("+", "-"):
+                sign = self.peek(ahead)[0]
+                self.i += 2 if ahead == 1 else 4
+                if letter != "R":
+                    return Node("domain", letter + sign)
+                return Node(
+                    "tuple", "()", (ZERO, INFINITY) if sign == "+" else (Node("neg", None, (INFINITY,)), ZERO)
+                )
             return node
         if name in (
             "overline",
