@@ -12,6 +12,7 @@ how many other rows there are (with fewer rows BLAS picks other kernels).
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -379,4 +380,9 @@ def open_forward(module: Any) -> Forward:
             return cached
     except (UserError, TypeError, ValueError, IndexError, AttributeError, RuntimeError):
         pass  # an architecture whose cache has another form; the plain forward pass below has none
+    warnings.warn(
+        f"{type(module).__name__} keeps no keys and values that rows could share: every step reads whole sequences, "
+        "which is slow.",
+        stacklevel=2,
+    )
     return WholeForward(module)
