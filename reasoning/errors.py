@@ -27,7 +27,9 @@ class UserError(ReasoningError):
 
 class MissingExtra(UserError):
     def __init__(self, package: str, extra: str, what: str):
-        super().__init__(f"{package} is not installed; {what} needs it:  pip install 'reasoning-toolkit[{extra}]'")
+        super().__init__(
+            f"{package} is not installed; {what} needs it:  pip install 'reasoning-toolkit[{extra}]'"
+        )
 
 
 class PoolError(ReasoningError):

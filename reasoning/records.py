@@ -117,7 +117,9 @@ class Cost:
         return self.prompt_tokens + self.output_tokens + self.scored_tokens
 
 
-def chain_key(model: str, sampling: Sampling, problem_id: str, prompt: str, index: int, parent: str = "") -> str:
+def chain_key(
+    model: str, sampling: Sampling, problem_id: str, prompt: str, index: int, parent: str = ""
+) -> str:
     """Identity of a chain: (model + weight version, prompt, sampling parameters, problem, sample index), and
     for a continuation the key of the chain it continues. 32 hex digits."""
     return digest(model, sampling.to_json(), problem_id, prompt, index, parent, length=32)
