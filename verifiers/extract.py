@@ -21,7 +21,8 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
 _STATED = re.compile(
-    r"\b(?:answer|result|solution)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*|^[ \t]*A:[ \t]*",
+    r"\b(?:answer|result|solution)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
+    r"|^[ \t]*A:[ \t]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])")

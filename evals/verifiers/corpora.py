@@ -79,11 +79,11 @@ def math500_crossed(data: Path) -> list[Pair]:
 
 
 def math500_answers(data: Path) -> list[Pair]:
-    pairs = []
-    for name in ("gpt", "qwen3"):
-        for row in _rows(data / f"grader_labels/math500_{name}_answers_unlabelled.jsonl"):
-            pairs.append(Pair(row["answer"], row["prediction"]))
-    return pairs
+    return [
+        Pair(row["answer"], row["prediction"])
+        for name in ("gpt", "qwen3")
+        for row in _rows(data / f"grader_labels/math500_{name}_answers_unlabelled.jsonl")
+    ]
 
 
 def qwen_math100(data: Path) -> list[Pair]:
@@ -104,12 +104,15 @@ def llama_aime24(data: Path) -> list[Pair]:
 
 
 def gsm8k_examples(data: Path) -> list[Pair]:
-    pairs = []
-    for row in _rows(data / "benchmarks/gsm8k/example_model_solutions.jsonl"):
-        gold = re.split(r"\nA:\s*", row["ground_truth"])[-1]
-        for name in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
-            pairs.append(Pair(gold, row[name]["solution"], bool(row[name]["is_correct"])))
-    return pairs
+    return [
+        Pair(
+            re.split(r"\nA:\s*", row["ground_truth"])[-1],
+            row[name]["solution"],
+            bool(row[name]["is_correct"]),
+        )
+        for row in _rows(data / "benchmarks/gsm8k/example_model_solutions.jsonl")
+        for name in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    ]
 
 
 def gsm8k_answers(data: Path) -> list[Pair]:

@@ -12,6 +12,7 @@ judged, so that an evaluating parser could not hide.
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import resource
 import sys
@@ -28,110 +29,26 @@ x=2, y=3 | (p,q)=(3,2) | 2x-y+3=0 | 204_5 | 5 \pmod 7 | \boxed{42} | \boxed{\box
 <think>\boxed{1}</think> \boxed{2} | 1, 2, \ldots, n | twenty-five | (B) | HHT | \text{Evelyn} | 9^{9^{9^{9}}} | (10^8)! | __import__('os').system('x')
 \int_0^1 e^{-x^2} dx | \sum_{k=1}^{n} k | \lfloor 3.7 \rfloor | 2^{1/2} | -\infty | \emptyset | x \neq 2 | f(x)=x^2 | 7 or 8 | \mathbb{R}^+
 """
+_TOKEN_TEXT = r"""
+\frac \sqrt \boxed \text{ \left( \right) \begin{pmatrix} \end{pmatrix} { } ( ) [ ] | \| ^ _ , ; : & \\ = < > \le \ne \pm \cup \cap \in
+\mathbb{Z} \pi \infty e i x y n k sin ln log ! !! % ° \circ $ £ 0 1 2 9 99999999999999999999 0.5 .5 1e9 1e999999 ... - + * / ** or and not
+cm m/s √ ² ½ − × ÷ ∞ ≤ ∪ ∅ １ ١ \quad \, \! ~ '
+"""
 _TOKENS = [
-    r"\frac",
-    r"\sqrt",
-    r"\boxed",
-    r"\text{",
-    r"\left(",
-    r"\right)",
-    r"\begin{pmatrix}",
-    r"\end{pmatrix}",
-    r"{",
-    r"}",
-    r"(",
-    r")",
-    r"[",
-    r"]",
-    r"|",
-    r"\|",
-    r"^",
-    r"_",
-    r",",
-    r";",
-    r":",
-    r"&",
-    r"\\",
-    r"=",
-    r"<",
-    r">",
-    r"\le",
-    r"\ne",
-    r"\pm",
-    r"\cup",
-    r"\cap",
-    r"\in",
-    r"\mathbb{Z}",
-    r"\pi",
-    r"\infty",
-    r"e",
-    r"i",
-    r"x",
-    r"y",
-    r"n",
-    r"k",
-    r"sin",
-    r"ln",
-    r"log",
-    r"!",
-    r"!!",
-    r"%",
-    r"°",
-    r"\circ",
-    r"$",
-    r"£",
-    r"0",
-    r"1",
-    r"2",
-    r"9",
-    r"99999999999999999999",
-    r"0.5",
-    r".5",
-    r"1e9",
-    r"1e999999",
-    r"...",
-    r"-",
-    r"+",
-    r"*",
-    r"/",
-    r"**",
-    r"or",
-    r"and",
-    r"not",
-    r"cm",
-    r"m/s",
-    r"√",
-    r"²",
-    r"½",
-    r"−",
-    r"×",
-    r"÷",
-    r"∞",
-    r"≤",
-    r"∪",
-    r"∅",
-    r"１",
-    r"١",
-    r"\x00",
-    r"\ud800",
-    r"\quad",
-    r"\,",
-    r"\!",
-    r"~",
-    r"'",
-    r"",
-] + [
-    " ",
-    "\n",
-    "\x00",
-    "\ud800",
-    "\u202e",
-    "\ufeff",
-    "9" * 50,
-    "(" * 30,
-    "{" * 100,
-    "^{9" * 20,
-    "\\frac{" * 30,
+    *_TOKEN_TEXT.split(),
+    *(
+        " ",
+        "\n",
+        "\x00",
+        "\ud800",
+        "\u202e",
+        "\ufeff",
+        "9" * 50,
+        "(" * 30,
+        "{" * 100,
+        "^{9" * 20,
+        "\\frac{" * 30,
+    ),
 ]
 _FORBIDDEN = (
     "exec",
@@ -280,7 +197,7 @@ def run(inputs: int, seed: int, seconds: float) -> int:
 
 def guided(inputs: int) -> None:
     try:
-        import atheris  # pyright: ignore[reportMissingImports]
+        atheris: Any = importlib.import_module("atheris")
     except ImportError:
         sys.exit("atheris is not installed:  pip install atheris")
     for name in [n for n in sys.modules if n == "verifiers" or n.startswith("verifiers.")]:

@@ -32,9 +32,8 @@ def main() -> None:
         spent = time.perf_counter() - begun
         passed = sum(v.correct for v in verdicts)
         rates[spec] = max(rates.get(spec, 0.0), options.runs / spent)
-        print(
-            f"{spec:24s} {passed}/{options.runs} passed, {options.runs / spent:6.1f} runs/s, {options.workers} at a time"
-        )
+        pace = f"{options.runs / spent:6.1f} runs/s"
+        print(f"{spec:24s} {passed}/{options.runs} passed, {pace}, {options.workers} at a time")
     print(f"isolation costs a factor of {rates['code:unsafe_local=true'] / rates['code']:.2f}")
 
 

@@ -60,6 +60,7 @@ SAME = [
     (5, r"\boxed{5}"), (0.5, r"\boxed{\frac{1}{2}}"), (r"The area is \boxed{12}.", "12"),
 ]  # fmt: skip
 DIFFERENT = [
+    ("5", r"\log_.5{x}"), ("5", "1e9999"), ("5", "1e999"),
     # the other half of the day, formulas that are not read, bounds, hedges
     (r"\text{4:30 p.m.}", "4:30 a.m."), ("1", r"\sum_{k=1}^{3} k"), ("1", r"\int_0^1 x\,dx"), ("0", "5, where x>0"), ("5", "maybe 5"), ("5", "The answer isn't 5"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"), ("-10", "10°F"), ("10", "10_2"), ("(0,1)", r"\mathbb{R}^+"),

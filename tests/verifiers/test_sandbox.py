@@ -147,11 +147,11 @@ def neighbour():
 def test_attack(name, monkeypatch):
     monkeypatch.setenv("SANDBOX_TEST_SECRET", "yes")
     program, statuses = ATTACKS[name]
-    verifier = open_verifier("code:seconds=1.5,memory_mb=256")
+    verifier = open_verifier("code:seconds=1.0,memory_mb=256")
     attempt = Attempt(response=f"```python\n{program}\n```", reference=[{"input": "1\n", "output": SECRET}])
     begun = time.monotonic()
     (verdict,) = verifier.verify([attempt])
-    assert time.monotonic() - begun < 1.5 + 3.0, "the limit, and room for a busy machine"
+    assert time.monotonic() - begun < 1.0 + 3.0, "the limit, and room for a busy machine"
     assert verdict.status in statuses.split(), verdict
     assert not verdict.correct
 

@@ -789,7 +789,7 @@ class _Parser:
         return node if power is None else Node("pow", None, (node, power))
 
     def argument_atom(self) -> Node:
-        if self.kind == "num" and len(self.text) > 1:
+        if self.kind == "num" and len(self.text) > 1 and self.text.isdecimal():
             self.t[self.i : self.i + 1] = [("num", self.text[0]), ("num", self.text[1:])]
         return self.argument()
 
