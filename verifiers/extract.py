@@ -21,7 +21,7 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
 _STATED = re.compile(
-    r"\b(?:answer|result|solution)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
+    r"\b(?:answer|result|solution|option|choice)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
     r"|^[ \t]*A:[ \t]*",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -151,7 +151,7 @@ def statement(response: str) -> Statement | None:
         if found:
             return Statement(found[-1], "hashes")
     low = text.lower()
-    if "answer" in low or "result" in low or "solution" in low or "a:" in low:
+    if any(cue in low for cue in ("answer", "result", "solution", "option", "choice", "a:")):
         last = _last(_STATED, text)
         if last is not None:
             said = _sentence(text, last.end())

@@ -67,6 +67,9 @@ _CUE = re.compile(
     r"(?:\s+(?:is|are))?\s*[:=]?\s*\}?\s*(?=\S)",
     re.IGNORECASE,
 )
+_EDGES = re.compile(
+    r"^(?:[\s~]|\\[,;:!> ]|\\q?quad(?![A-Za-z]))+|(?:[\s~]|(?<!\\)\\[,;:!> ]|\\q?quad(?![A-Za-z]))+$"
+)
 _DOLLARS = re.compile(r"(?<!\\)\$")
 _COMMA_DECIMAL = re.compile(r"-?\d+,\d+$")
 _SHORT_UNIT = re.compile(r"^(.*[\d})])\s+([a-zA-Z]{1,2}(?:/[a-z]{1,3})?(?:\^\{?\d\}?)?)$")
@@ -84,7 +87,7 @@ _LITERAL = re.compile(
 _HEDGE = re.compile(
     r"(?:\b(?:or|not|nor|either|neither|except|never|than|maybe|perhaps|possibly)\b|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
 )
-_OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt))\s*$")
+_OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)|\d\s+to|\d\s)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,13 @@ def read(text: str) -> Reading:
     """A whole text as one answer."""
     if len(text) > MAX_ANSWER:
         return Reading(None, "", why=f"longer than {MAX_ANSWER} characters")
-    bare = unwrap(_CUE.sub("", text, count=1)).rstrip("?").strip()
+    bare = unwrap(_EDGES.sub("", _CUE.sub("", text, count=1))).rstrip("?").strip()
     if bare.isdecimal() and bare.isascii():
         if len(bare) > 4_000:
             return Reading(Node("text", bare.lstrip("0")), bare)
         return Reading(num(int(bare)), bare)
+    if bare[:1] == "{" and bare[-1:] == "}" and "," in bare and "$" not in text and "\\" not in text:
+        bare = "\\{" + bare[1:-1] + "\\}"
     words = plain_words(bare)
     choice = _choice(bare)
     tree, why = _tree(bare, words)

@@ -2,6 +2,8 @@
 # ruff: noqa: E501
 
 SAME = [
+    ("5", r"\boxed{5\ }"), ("5", r"\boxed{\;5\;}"), ("5", r"\boxed{~5~}"), (r"33\frac13\%", "1/3"), (r"5\text{ mph}", "5 miles per hour"), ("C", "The correct option is (C)."),
+    (r"30^\circ", r"30\text{ degrees}"), ("300000", "3 x 10^5"), (r"\{1,2\}", "{2,1}"), (r"28\%", r"28\text{ percent}"),
     # words for numbers and sets, currencies by code, blanks, temperatures, hours
     ("10", "USD 10"), ("10", "10 USD"), ("1000000", "1 million"), ("24", "2 dozen"), (r"\emptyset", "no solution"), (r"\mathbb{R}", "all real numbers"),
     (r"(0,\infty)", r"\mathbb{R}^+"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"), ("xyz", "zyx"), (r"101_{\text{two}}", "101_2"), ("-10", "-10°F"), ("2", "2:00 pm"),
@@ -60,6 +62,7 @@ SAME = [
     (5, r"\boxed{5}"), (0.5, r"\boxed{\frac{1}{2}}"), (r"The area is \boxed{12}.", "12"),
 ]  # fmt: skip
 DIFFERENT = [
+    ("(1,2)", "{1,2}"), ("2", "4 2"), ("3", "1 to 3"), (r"\frac13", r"33.33\%"),
     ("5", r"\log_.5{x}"), ("5", "1e9999"), ("5", "1e999"),
     # the other half of the day, formulas that are not read, bounds, hedges
     (r"\text{4:30 p.m.}", "4:30 a.m."), ("1", r"\sum_{k=1}^{3} k"), ("1", r"\int_0^1 x\,dx"), ("0", "5, where x>0"), ("5", "maybe 5"), ("5", "The answer isn't 5"),

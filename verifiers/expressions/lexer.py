@@ -129,6 +129,7 @@ _ORDINAL = re.compile(
 )
 _CODES = {"USD": "$", "US$": "$", "EUR": "€", "GBP": "£"}
 _CURRENCY_CODE = re.compile(r"\b(USD|EUR|GBP|US\$)\s*(?=[\d$€£])")
+_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
 _HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
 _ORDINAL = re.compile(
@@ -155,7 +156,7 @@ def clean(text: str) -> str:
         text = text.replace(r"\quad", ";").replace(r"\qquad", ";") if "quad" in text else text
         text = re.sub(r"(?<=\d)\\,(?=\d{3})", "{,}", text)
         text = plain_latex(text)
-    return text
+    return text.replace("~", " ")
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
@@ -163,6 +164,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
     if len(text) > MAX_CHARACTERS:
         raise Unreadable(f"longer than {MAX_CHARACTERS} characters")
     text = clean(text)
+    text = _TIMES.sub("*", text)
     text = _CURRENCY_CODE.sub(lambda m: _CODES[m.group(1)], text)
     text = _ORDINAL.sub("", text)
     text = _GLUED.sub(r" \1 ", text)

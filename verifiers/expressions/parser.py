@@ -387,6 +387,10 @@ class _Parser:
 
     def mixed(self, whole: Node) -> Node:
         fraction = self.power()
+        if fraction.kind in ("percent", "degree") and fraction.args[0].kind == "div":
+            top, bottom = fraction.args[0].args
+            if top.kind == bottom.kind == "num" and 0 < top.value < bottom.value:
+                return Node(fraction.kind, None, (num(whole.value + top.value / bottom.value),))
         if (
             fraction.kind == "div"
             and all(a.kind == "num" for a in fraction.args)
@@ -806,6 +810,8 @@ def _prepare(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if not words:
             if "," in text:
                 out.append((",", ","))
+        elif low in ("percent", "pct", "percentage", "degree", "degrees", "deg"):
+            out.append(("word", low))
         elif low in ("and", "or", "or equivalently", "and also"):
             out.append(("word", low.split()[0]))
         elif re.fullmatch(r"(?:where|for|with|for all|for any|for some|for every|if|when)", low):

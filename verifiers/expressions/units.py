@@ -53,7 +53,7 @@ _add("power", "1", "w watt watts")
 _add("power", "1000", "kw")
 _add("voltage", "1", "v volt volts")
 _add("current", "1", "amp amps ampere amperes")
-_add("speed in miles", "1", "mph")
+_TABLE["mph"] = _TABLE["kmh"] = ("speed", Fraction(1))
 _add("frequency", "1", "hz hertz")
 _add("pressure", "1", "pa pascal pascals")
 _add("temperature", "1", "k kelvin")
@@ -98,7 +98,7 @@ def unit_of(words: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
     >>> unit_of("cm^2") == unit_of("square centimeters"), unit_of("m/s"), unit_of("apples")
     (True, ((('length', 1), ('time', -1)), Fraction(1, 1)), None)
     """
-    words = words.lower().strip().rstrip(".")
+    words = words.lower().strip().rstrip(".").replace("mph", "miles per hour").replace("kmh", "km/h")
     powers: dict[str, int] = {}
     factor = Fraction(1)
     for place, part in enumerate(_PER.split(words)):
