@@ -2,7 +2,7 @@
 
 nodes     the tree
 lexer     text -> tokens: LaTeX, Unicode and plain notation
-parser    tokens -> tree
+vocabulary, literals, atoms, parser    tokens -> tree
 evaluate  tree -> number: exact rationals where it can be, else many digits
 sets      intervals, unions, inequalities as sets of reals
 compare   two trees -> the rule that makes them equal, or none
