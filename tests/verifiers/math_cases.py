@@ -62,6 +62,7 @@ SAME = [
     (5, r"\boxed{5}"), (0.5, r"\boxed{\frac{1}{2}}"), (r"The area is \boxed{12}.", "12"),
 ]  # fmt: skip
 DIFFERENT = [
+    (r"\text{Evelyn}", "yii>e"), ("x>1", "yii>e"),
     ("(1,2)", "{1,2}"), ("2", "4 2"), ("3", "1 to 3"), (r"\frac13", r"33.33\%"),
     ("5", r"\log_.5{x}"), ("5", "1e9999"), ("5", "1e999"),
     # the other half of the day, formulas that are not read, bounds, hedges

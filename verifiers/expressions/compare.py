@@ -249,6 +249,7 @@ def _relations(gold: Node, answer: Node) -> str | None:
         if ratio is not None and not isinstance(ratio, Fraction) and as_real(ratio).imag != 0:
             return None
         if ratio is not None:
+            ratio = ratio if isinstance(ratio, Fraction) else as_real(ratio).real
             operator = answer.value[0] if ratio > 0 else _FLIP.get(answer.value[0])
             return "inequality" if operator == gold.value[0] else None
     return _sides(gold, answer)

@@ -283,11 +283,12 @@ def _of_rationals(name: str, arguments: list[Any]) -> Any:
     if name in ("max", "min"):
         if any(not isinstance(a, Fraction) and a.imag != 0 for a in arguments):
             raise NoValue("complex numbers have no order")
-        return (max if name == "max" else min)(arguments, key=as_real)
+        return (max if name == "max" else min)(arguments, key=lambda a: as_real(a).real)
     if name in ("floor", "ceil", "sgn"):
         (x,) = arguments
         if not isinstance(x, Fraction) and x.imag != 0:
             raise NoValue("complex numbers have no order")
+        x = x if isinstance(x, Fraction) else x.real
         if name == "sgn":
             return Fraction(0) if _is_zero(x) else Fraction(1 if x > 0 else -1)
         from mpmath import mp

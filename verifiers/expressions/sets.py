@@ -178,6 +178,7 @@ def _line(difference: Node, name: str) -> tuple[Any, Any]:
         at, x = [as_real(y) for y in at], [as_real(p) for p in points]
         if any(y.imag != 0 for y in at):
             raise NoSet("not real")
+        at = [y.real for y in at]
     slope = at[1] - at[0]
     if not all(_close(at[0] + slope * x[i], at[i]) for i in (2, 3)):
         raise NoSet("not linear")
