@@ -237,6 +237,7 @@ class Measured:
     ks: tuple[int, ...]
     groups: Mapping[str, Sequence[Group]]
     training: Mapping[str, float | None]
+    recorded: Mapping[str, bool]
     measurements: Sequence[Measurement]
 
     def find(self, model: str, strategy: str, scorer: str = "") -> Measurement | None:
@@ -278,10 +279,12 @@ def measure_pool(
     flags = {name: pool.verifiers()[name] for name in scorers}
     if strategies is None:
         drawn = any(not math.isnan(g.greedy_correct) for some in grouped.values() for g in some)
-        strategies = [*(["greedy"] if drawn else []), "pass", "majority"]
+        voting = any(bool((g.answers >= 0).any()) for some in grouped.values() for g in some)
+        strategies = [*(["greedy"] if drawn else []), "pass", *(["majority"] if voting else [])]
         for scorer, sees_reference in flags.items():
             if not sees_reference:
-                names = ("weighted_majority", "best_of_n", "majority_of_bests")
+                votes = ("weighted_majority", "majority_of_bests") if voting else ()
+                names = ("best_of_n", *votes)
                 strategies += [f"{name}:scorer={scorer}" for name in names]
     selectors = [open_selector(spec, flags) for spec in strategies]
     wanted = tuple(sorted(set(ks or default_ks(grouped.values()))))
@@ -293,6 +296,7 @@ def measure_pool(
         ks=wanted,
         groups=grouped,
         training={model: training[model] for model in models},
+        recorded={model: bool(known[model].get("recorded")) for model in models},
         measurements=[
             measure(selector, model, grouped[model], wanted)
             for model in models

@@ -31,14 +31,12 @@ class Silent:
 
 
 def human(number: float) -> str:
-    """ "950", "1.9k", "71k", "2.0M", "3.1e15".
+    """ "950", "1.9k", "71k", "2.0M", "3.1P".
 
     >>> human(950), human(1900), human(71_000), human(2e6), human(3.1e15)
-    ('950', '1.9k', '71k', '2.0M', '3.1e15')
+    ('950', '1.9k', '71k', '2.0M', '3.1P')
     """
-    if abs(number) >= 1e12:
-        return f"{number:.1e}".replace("e+", "e")
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             short = number / size
             return f"{short:.0f}{letter}" if short >= 9.95 else f"{short:.1f}{letter}"

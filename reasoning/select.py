@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasoning import estimators
+from reasoning.budget import Charge
 from reasoning.errors import UserError, unknown
 from reasoning.flops import ModelShape
 from reasoning.records import Chain, Problem, Sampling, digest
@@ -35,6 +36,7 @@ class Records(Protocol):
     def verifiers(self) -> Mapping[str, bool]: ...
     def chains(self, model: str | None = None) -> Sequence[Chain]: ...
     def verdicts(self, verifier: str) -> Mapping[str, Verdict]: ...
+    def charges(self) -> Sequence[Charge]: ...
 
 
 class ReadOnce:
@@ -47,6 +49,7 @@ class ReadOnce:
         self.problems = cache(records.problems)
         self.models = cache(records.models)
         self.verifiers = cache(records.verifiers)
+        self.charges = cache(records.charges)
 
     @cached_property
     def _by_model(self) -> dict[str, list[Chain]]:
@@ -80,6 +83,7 @@ class Group:
     output_tokens, decode_flops: of each chain; NaN where the record does not say.
     prefill_flops: the prompt's, paid once for all chains.
     greedy_*: of the one chain at temperature 0; NaN where the pool has none.
+    left_out: chains of the problem beyond those that a search which stops early drew for every problem.
     """
 
     problem_id: str
@@ -98,6 +102,7 @@ class Group:
     greedy_correct: float = float("nan")
     greedy_output_tokens: float = float("nan")
     greedy_decode_flops: float = float("nan")
+    left_out: int = 0
 
     @property
     def n(self) -> int:
@@ -304,16 +309,22 @@ def groups(
     shape = ModelShape.from_json(shape) if shape else None
     greedy = {chain.problem_id: chain for s, some in sampled.items() if s.greedy for chain in some}
     by_problem: dict[str, list[Chain]] = {}
-    for chain in sampled[sampling]:
+    for chain in sorted(sampled[sampling], key=lambda c: c.index):
         by_problem.setdefault(chain.problem_id, []).append(chain)
+    # A search that stops early draws more chains where the first ones disagree: only as many as every problem
+    # has are a fair sample. Other pools are uneven for reasons that no answer had a part in.
+    most = None
+    if any(charge.phase == "search" for charge in pool.charges()):
+        most = min(len(chains) for chains in by_problem.values())
     return [
         _group(
             problem,
-            sorted(by_problem[id], key=lambda c: c.index),
+            by_problem[id][:most],
             greedy.get(id),
             verdicts[oracle],
             {name: verdicts[name] for name in scorers if name in judging},
             shape,
+            left_out=len(by_problem[id][most:]) if most else 0,
         )
         for id, problem in pool.problems().items()
         if id in by_problem
@@ -327,6 +338,7 @@ def _group(
     judged: Mapping[str, Verdict],
     scorers: Mapping[str, Mapping[str, Verdict]],
     shape: ModelShape | None,
+    left_out: int,
 ) -> Group:
     classes: dict[str, int] = {}
     answers = [-1] * len(chains)
@@ -365,6 +377,7 @@ def _group(
         greedy_correct=_correct(greedy, judged) if greedy else float("nan"),
         greedy_output_tokens=float(tokens[-1]) if greedy else float("nan"),
         greedy_decode_flops=float(flops[-1]) if greedy else float("nan"),
+        left_out=left_out,
     )
 
 

@@ -3,7 +3,7 @@
     transformers:runs/demo/base/model         name "transformers", argument "runs/demo/base/model"
     word:test                                 name "word",         argument "test"
     word:test:steps=2-5,seed=1                name "word",         argument "test", options
-    best_of_n:n=16,scorer=learned             name "best_of_n",    options
+    best_of_n:n=16,scorer=learned:FOLDER      name "best_of_n",    options
     jsonl:data/my.jsonl:question=q,answer=a   a path with a column mapping
     path/to/file.py:name                      user code (see `is_user_code`)
 
@@ -77,6 +77,8 @@ def parse_spec(text: str) -> Spec:
         raise UserError(f"Empty name in {text!r}: write it as name, name:argument or name:key=value.")
     options: dict[str, str] = {}
     head, colon, tail = rest.rpartition(":")
+    if _OPTION.match(rest):  # no argument, so every colon belongs to a value: best_of_n:scorer=learned:FOLDER
+        head, colon, tail = "", "", rest
     if _OPTION.match(tail):
         rest = head if colon else ""
         for part in tail.split(","):

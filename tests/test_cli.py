@@ -264,6 +264,41 @@ def test_a_full_disk_is_one_line(monkeypatch, run, model, capsys):
     assert "24/24 chains (12 were there)" in capsys.readouterr().out
 
 
+def test_chains_of_a_search_that_stopped_early_do_not_tilt_the_curve(tmp_path, model, capsys):
+    run = tmp_path / "run"
+    common = ["--task", "word:test:n=3", "--engine", f"transformers:{model}", "--max-new-tokens", "8"]
+    assert main(["search", str(run), *common, "--strategy", "majority:n=4"]) == 0
+    assert main(["search", str(run), *common, "--task", "word:test:n=1", "--strategy", "majority:n=8"]) == 0
+    assert main(["verify", str(run), "--verifier", "numeric"]) == 0
+    capsys.readouterr()
+    assert main(["curve", str(run)]) == 0
+    assert "4 chains of" in capsys.readouterr().out
+    content = json.loads((run / "curves.json").read_text())
+    assert max(p["k"] for c in content["curves"] for p in c["points"]) == 4
+    assert all(p["problems"] == 3 for c in content["curves"] if c["difficulty"] is None for p in c["points"])
+
+
+def test_a_budget_that_was_spent_before_is_said(tmp_path, model, capsys):
+    assert main(sample(tmp_path / "r", model, "--budget", "samples=5")) == 0
+    assert main(sample(tmp_path / "r", model, "--budget", "samples=5")) == 5
+    assert "the whole run" in capsys.readouterr().err
+
+
+def test_two_learned_scorers_stand_side_by_side(run, tmp_path, capsys):
+    code = tmp_path / "code.py"
+    code.write_text(
+        "from verifiers import Verdict\n\n\nclass Longest:\n    oracle = False\n    name = 'longest'\n\n"
+        "    def verify(self, attempts):\n"
+        "        return [Verdict(min(1.0, len(a.response) / 99)) for a in attempts]\n"
+        "\n\nclass Shortest(Longest):\n    name = 'shortest:by=length'\n"
+    )
+    for name in ("numeric", f"{code}:Longest", f"{code}:Shortest"):
+        assert main(["verify", str(run), "--verifier", name]) == 0
+    assert main(["curve", str(run)]) == 0
+    scorers = {c["scorer"] for c in json.loads((run / "curves.json").read_text())["curves"]}
+    assert scorers == {"", "longest", "shortest:by=length"}
+
+
 def test_debug_shows_the_traceback():
     with pytest.raises(Exception, match="Unknown command"):
         main(["smaple", "--debug"])

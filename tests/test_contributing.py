@@ -9,12 +9,6 @@ from reasoning.search import open_search
 from verifiers import Attempt, open_verifier
 
 TEXT = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-IMPORTS = """
-from dataclasses import dataclass
-from reasoning.records import Draw
-from reasoning.search.base import Candidate, Strategy, elect, tally
-from verifiers import Verdict
-"""
 
 
 @pytest.fixture
@@ -26,7 +20,7 @@ def file(tmp_path):
         last = max(i for i, line in enumerate(lines) if line.startswith("    "))
         code = "\n".join(line[4:] for line in lines[first : last + 1])
         path = tmp_path / "my_file.py"
-        path.write_text(IMPORTS + code)
+        path.write_text(code)
         return path
 
     return write
@@ -41,14 +35,14 @@ def test_the_strategy(file):
     from reasoning.records import Chain
     from reasoning.search import Candidate
 
-    search = open_search(f"{file('Add a search strategy')}:FirstTwoAgree")
+    search = open_search(f"{file('Add a search strategy')}:FirstTwoAgree:n=8")
     problem = Problem.make("1+1=", "2")
     steps = search(problem, Sampling())
-    request, answers = next(steps), iter(["3", "2", None, "2", "5"])
-    drawn = 0
+    assert search.name == "first_two_agree:n=8"
+    request = next(steps)
+    for answer in ("3", "2", None):
+        request = steps.send([Candidate(Chain(problem.id, request.indices[0], "..."), answer)])
+    assert request.indices == (3,)
     with pytest.raises(StopIteration) as end:
-        while True:
-            drawn += 1
-            request = steps.send([Candidate(Chain(problem.id, request.indices[0], "..."), next(answers))])
+        steps.send([Candidate(Chain(problem.id, 3, "..."), "2")])
     assert end.value.value.answer == "2"
-    assert drawn == 4

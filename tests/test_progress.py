@@ -15,7 +15,7 @@ from reasoning.progress import Line, clock, human
         (9960, "10k"),
         (71_000, "71k"),
         (2e6, "2.0M"),
-        (3.14e15, "3.1e15"),
+        (3.14e15, "3.1P"),
     ],
 )
 def test_human(number, text):

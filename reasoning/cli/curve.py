@@ -14,12 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from reasoning.agreement import LABEL
 from reasoning.budget import Ledger
 from reasoning.cli.show import note
 from reasoning.errors import UserError, unknown
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.report import to_rich, write_report
+from reasoning.runfile import read_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +38,23 @@ class CurveOptions:
 
 def run(options: CurveOptions) -> int:
     folder = Path(options.run)
+    if "train" in read_run(folder) and not options.model:
+        raise UserError(
+            f"{folder} is a training run: its pool holds the roll-outs of every step. Draw chains of the trained "
+            f"model into a folder of their own:  reasoning sample {folder}/eval --engine transformers:{folder}/model"
+        )
     with Pool.open(folder, create=False, read_only=True) as pool:
         known = pool.verifiers()
         oracles = [name for name, oracle in known.items() if oracle]
+        if len(oracles) == 2 and LABEL in oracles:
+            oracles.remove(LABEL)  # the labels came with a recording; what judged it afterwards is asked for
         truth = options.verifier or (oracles[0] if len(oracles) == 1 else "")
         if not truth:
-            have = ", ".join(sorted(known)) or "none"
-            raise UserError(
-                f"Which verifier says what is right? Name it with --verifier (the pool has verdicts of: {have}). "
-                f"Without any, run:  reasoning verify {options.run} --verifier NAME"
-            )
+            if not oracles:
+                raise UserError(
+                    f"No chain was judged yet. Run:  reasoning verify {options.run} --verifier NAME"
+                )
+            raise UserError(f"Which verifier says what is right? Name it:  --verifier {' | '.join(oracles)}")
         scorers = options.scorer or [name for name, oracle in known.items() if not oracle]
         models = [one_model(name, list(pool.models())) for name in options.model] or None
         written = write_report(
@@ -58,7 +67,7 @@ def run(options: CurveOptions) -> int:
             title=options.title or folder.name,
             seconds=sampling_seconds(folder),
         )
-    console = Console(width=None if sys.stdout.isatty() else 118, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 118, highlight=False, soft_wrap=False)
     console.print(to_rich(written.table))
     console.print()
     for sentence in written.findings:

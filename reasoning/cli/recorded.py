@@ -10,6 +10,8 @@ rows that hold the outputs of several models.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,7 +40,13 @@ class ImportOptions:
 def run(options: ImportOptions) -> int:
     folder = Path(options.run)
     verifier = open_verifier(options.verifier) if options.verifier else None
-    with Pool.open(folder) as pool:
+    new = not folder.exists()
+    with contextlib.ExitStack() as stack:
+        if new:  # a mistake in the mapping leaves no empty run behind
+            stack.push(
+                lambda kind, *_: shutil.rmtree(folder, ignore_errors=True) if kind is not None else None
+            )
+        pool = stack.enter_context(Pool.open(folder))
         report = import_rows(
             options.file,
             options.map,
@@ -83,6 +91,7 @@ def show(found: Agreement, most: int) -> None:
     )
     for d in found.disagreements[:most]:
         said = d.response.strip().replace("\n", " ")[-80:]
+        why = f" ({d.verdict.reason})" if d.verdict.reason else ""
         print(
-            f"  label {d.label:g}, verifier {d.verdict.score:g}: reference {d.reference!r}, response ...{said!r}"
+            f"  label {d.label:g}, verifier {d.verdict.score:g}{why}: reference {d.reference!r}, response ...{said!r}"
         )

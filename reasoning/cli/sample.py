@@ -14,7 +14,7 @@ from typing import Any
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.show import note
 from reasoning.engines import open_engine
-from reasoning.errors import UserError
+from reasoning.errors import BudgetError, UserError
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line, human
@@ -38,7 +38,9 @@ class SampleOptions:
     max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)")
     stop: list[str] = option([], "string that ends a chain (repeat the flag)")
     seed: int = option(0, "base seed")
-    budget: str = option("", "limit such as tokens=2e6,seconds=60 (also flops, samples)")
+    budget: str = option(
+        "", "limit on all that the run spends, such as tokens=2e6,seconds=60 (also flops, samples)"
+    )
 
 
 def run(options: SampleOptions) -> int:
@@ -52,6 +54,7 @@ def run(options: SampleOptions) -> int:
         write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
+        refuse_spent(ledger, folder)
         report = sample(
             problems, engine, pool, ledger, options.n, sampling, progress=line, strategy=engine.model
         )
@@ -86,6 +89,17 @@ def sampling_from(options: Any) -> Sampling:
         )
     except ValueError as e:
         raise UserError(f"{e}.") from None
+
+
+def refuse_spent(ledger: Ledger, folder: Path) -> None:
+    """Raise BudgetError when the budget, which is the whole run's, was spent before this command."""
+    left = ledger.left()
+    gone = [name for name in ("tokens", "flops", "seconds", "samples") if getattr(left, name) <= 0]
+    if gone:
+        raise BudgetError(
+            f"The budget {ledger.budget} is that of the whole run, and {folder} has spent its {gone[0]} before "
+            f"({human(ledger.spent.cost.tokens)} tokens so far). Raise it, or use another run folder."
+        )
 
 
 def register_model(pool: Pool, engine: Any, spec: str) -> None:

@@ -1,4 +1,4 @@
-"""Spend a budget per problem at run time: draw, vote, score, stop when it is enough.
+"""Spend a budget at run time: draw, vote, score, stop when it is enough.
 
   reasoning search runs/s --task word:test:n=50 --engine transformers:runs/demo/base/model --strategy majority:n=16
   reasoning search runs/s --task word:test:n=50 --engine transformers:runs/demo/base/model --strategy adaptive
@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from reasoning.budget import Budget, Ledger
-from reasoning.cli.sample import register_model, sampling_from
+from reasoning.cli.sample import refuse_spent, register_model, sampling_from
 from reasoning.cli.show import note
 from reasoning.engines import open_engine
-from reasoning.errors import UserError
+from reasoning.errors import BudgetError, UserError
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line, human
@@ -51,7 +51,9 @@ class SearchOptions:
     max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)")
     stop: builtins.list[str] = option([], "string that ends a chain (repeat the flag)")
     seed: int = option(0, "base seed")
-    budget: str = option("", "limit such as tokens=2e6,seconds=60 (also flops, samples)")
+    budget: str = option(
+        "", "limit on all that the run spends, such as tokens=2e6,seconds=60 (also flops, samples)"
+    )
     list: bool = option(False, "list the strategies and stop")
 
 
@@ -76,18 +78,22 @@ def run(options: SearchOptions) -> int:
         register_model(pool, engine, options.engine)
         write_run(folder, "search", asdict(options))
         before = ledger.spent
+        refuse_spent(ledger, folder)
         solutions = solve(problems, search, engine, ledger, pool, scorer, judge, sampling, progress=line)
         paid = ledger.spent.cost.flops - before.cost.flops
     line.close()
     engine.close()
+    if not any(s.samples for s in solutions):
+        raise BudgetError(
+            f"What is left of the budget {options.budget} cannot pay for the first round of {search.name} in the "
+            "worst case. Raise it, or lower --max-new-tokens."
+        )
     right = grade(judge, problems, solutions)
     store(folder / "solutions.jsonl", search.name, engine.model, problems, solutions, right)
     show(search.name, solutions, right, paid)
     if scorer is not None and scorer.oracle:
         note("The scorer reads the reference: this is a ceiling, not something that could be deployed.")
-    note(
-        f"Next:  reasoning search {folder} ... --strategy adaptive   (draws only what is not in the pool yet)"
-    )
+    note(f"Next:  another --strategy on {folder} draws only what is not there yet  (reasoning search --list)")
     return 0
 
 
@@ -119,6 +125,8 @@ def store(
                 "strategy": strategy,
                 "model": model,
                 "problem_id": problem.id,
+                "question": problem.question,
+                "reference": problem.reference,
                 "answer": solution.answer.answer,
                 "correct": correct,
                 "samples": solution.samples,

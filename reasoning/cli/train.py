@@ -2,6 +2,7 @@
 
   reasoning train runs/base --objective sft --model new:tiny --task word:train --eval-task word:dev
   reasoning train runs/grpo --objective grpo --model runs/base/model --task word:train:n=4096
+  reasoning train runs/mine --objective sft --model FOLDER_OR_HUB_ID --demonstrations rows.jsonl --steps 200
 
 The trained model is an ordinary Hugging Face folder, RUN/model; figures of every step are in RUN/metrics.jsonl.
 """
@@ -26,6 +27,8 @@ def run(options: TrainOptions) -> int:
         note(f"Resumed after step {result.resumed_at}.")
     flops = result.summary["flops"]
     print(f"{result.folder}  {options.objective}  {result.summary['steps']} steps  {human(flops)} FLOPs")
-    task = options.eval_task or options.task
-    note(f"Next:  reasoning sample RUN --task {task} --engine transformers:{result.folder} -n 16")
+    task = options.eval_task or options.task or "TASK"
+    note(
+        f"Next:  reasoning sample {options.run}/eval --task {task} --engine transformers:{result.folder} -n 16"
+    )
     return 0

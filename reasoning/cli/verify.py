@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
@@ -22,6 +22,7 @@ from reasoning.errors import UserError
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line
+from reasoning.runfile import write_run
 from reasoning.sampling import verify
 from verifiers import Verifier, open_verifier
 from verifiers.rows import verify_rows
@@ -51,6 +52,7 @@ def run(options: VerifyOptions) -> int:
     with Pool.open(folder, create=False) as pool, Ledger(budget, path=folder) as ledger:
         report = verify(pool, verifier, progress=line, ledger=ledger)
     line.close()
+    write_run(folder, "verify", asdict(options))
     if report.unaffordable:
         note(f"The budget was spent: {report.unaffordable} chains were not judged.")
     judged = report.judged - report.missing
@@ -61,7 +63,8 @@ def run(options: VerifyOptions) -> int:
     )
     if report.missing:
         note(
-            f"{report.missing} chains have no verdict (the verifier failed on them); they are left out, not wrong."
+            f"{report.missing} chains have no verdict (no usable reference, or the verifier failed): left out, "
+            "not taken for wrong."
         )
     note(f"Next:  reasoning curve {folder}")
     return 0
@@ -83,4 +86,10 @@ def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
         summary = verify_rows(rows, verifier, out.write, advance=advance)
     line.close()
     note(str(summary))
+    unusable = summary.statuses.get("bad_row", 0)
+    if unusable == summary.rows:
+        raise UserError(
+            f"{options.target} holds no row that can be judged: give JSON objects with response and reference, or "
+            "gold and answer."
+        )
     return 0

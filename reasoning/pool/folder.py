@@ -268,7 +268,9 @@ def find_folder(path: str | Path, create: bool) -> Folder:
     if path.is_file():
         raise UserError(f"{path} is a file; a pool is a folder (to read recorded outputs: reasoning import).")
     if not create:
-        raise UserError(f"No pool at {path}. Fill one first:  reasoning sample --run {path} ...")
+        raise UserError(
+            f"No pool at {path}. Fill one first:  reasoning sample {path} ...  (or: reasoning import FILE {path} ...)"
+        )
     folder = Folder(path if path.name == "pool" else path / "pool")
     folder.create()
     return folder

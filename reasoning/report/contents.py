@@ -11,7 +11,7 @@ import numpy as np
 
 from reasoning.comparisons import Comparison, Side
 from reasoning.curves import Curve, Measured
-from reasoning.iso_compute import IsoCompute
+from reasoning.iso_compute import BreakEven, IsoCompute
 from reasoning.pool import Pool
 from reasoning.report import words
 from reasoning.report.page import Excerpt
@@ -120,7 +120,7 @@ def break_even_rows(measured: Measured, iso: IsoCompute | None) -> Rows:
         return columns, []
     rows = []
     tens = [b for b in iso.by_accuracy if round(100 * b.accuracy) % 10 == 0]
-    for b in (*iso.headline, *tens):
+    for b in (*iso.headline, *_last_never(tens)):
         interval = "" if np.isnan(b.low) else f" ({words.queries(b.low)} to {words.queries(b.high)})"
         verdict = {
             "break_even": words.queries(b.queries) + interval,
@@ -138,6 +138,15 @@ def break_even_rows(measured: Measured, iso: IsoCompute | None) -> Rows:
             )
         )
     return columns, rows
+
+
+def _last_never(tens: Sequence[BreakEven]) -> list[BreakEven]:
+    """Of several accuracies in a row at which training never pays, the highest says it."""
+    return [
+        b
+        for b, after in zip(tens, [*tens[1:], None], strict=True)
+        if not (b.verdict == "never" and after and after.verdict == "never" and after.model == b.model)
+    ]
 
 
 def excerpts(measured: Measured, pool: Pool) -> list[Excerpt]:
@@ -188,6 +197,8 @@ def provenance_rows(measured: Measured) -> Rows:
         settings = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
         settings += f", top-k {sampling.top_k}" if sampling.top_k else ""
         settings += f", up to {sampling.max_new_tokens} new tokens, seed {sampling.seed}"
+        if measured.recorded[model]:
+            settings = "recorded elsewhere"
         training = measured.training[model]
         rows.append(
             (

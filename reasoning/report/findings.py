@@ -32,7 +32,7 @@ def findings(
     if not found:
         reach = [c.detectable for c in comparisons if not math.isnan(c.detectable)]
         found = ["No difference here is larger than its uncertainty."]
-        if reach:
+        if reach and sorted(reach)[len(reach) // 2] >= 0.001:
             n = max(c.problems for c in comparisons)
             found[0] += (
                 f" With {n} problems the smallest difference that would be found is about "

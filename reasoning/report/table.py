@@ -126,6 +126,19 @@ def _notes(measured: Measured, curves: Sequence[Curve], priced: bool) -> list[st
                 f"{percent(cut / total)}% of the chains of {measured.labels[model]} were cut off and count as "
                 "wrong: its accuracy is a lower bound. Allow more new tokens."
             )
+        left_out = sum(g.left_out for g in some)
+        if left_out:
+            notes.append(
+                f"{left_out:,} chains of {measured.labels[model]} are left out: a search that stops early drew "
+                f"more where chains disagreed; the first {max(g.n for g in some)} of each problem are a fair sample."
+            )
+        for scorer in some[0].scores:
+            unscored = sum(int(np.isnan(g.scores[scorer]).sum()) for g in some)
+            if unscored:
+                notes.append(
+                    f"{unscored:,} of {total:,} chains of {measured.labels[model]} have no score by "
+                    f"{short_scorer(scorer)!r}, so its columns rest on fewer chains: verify them first."
+                )
         if missing:
             notes.append(
                 f"{missing:,} of {total:,} chains of {measured.labels[model]} have no verdict and are left out."

@@ -31,6 +31,11 @@ def open_search(spec: str) -> Search:
     if is_user_code(spec):
         return _from_user_code(spec)
     parsed = parse_spec(spec)
+    if is_user_code(f"{parsed.name}:{parsed.argument}"):
+        kind = load_user_code(f"{parsed.name}:{parsed.argument}")
+        if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+            raise UserError(f"{spec!r}: options go with a Strategy class; {parsed.argument!r} is none.")
+        return kind(**parsed.take(_defaults(kind)))
     if parsed.name not in SEARCHES:
         raise unknown("strategy", parsed.name, SEARCHES)
     if parsed.argument:

@@ -10,6 +10,7 @@ path/to/file.py:name:split                       a `Task`, or a function (split,
 from __future__ import annotations
 
 import importlib
+import inspect
 import random
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,8 @@ def open_task(name: str) -> Task:
         return getattr(importlib.import_module(module), attribute)
     if ".py:" in name:
         return _user_task(name)
+    if name.endswith((".jsonl", ".json")):
+        raise UserError(f"A file of problems is named  jsonl:{name}:question=COLUMN,answer=COLUMN")
     raise unknown("task", name, task_names())
 
 
@@ -117,7 +120,12 @@ def _user_task(text: str) -> Task:
     if isinstance(found, Task):
         return found
     if callable(found):
-        return Task(name=text, verifier="exact", problems=_checked(text, found), splits=())
+        defaults = {
+            name: p.default
+            for name, p in list(inspect.signature(found).parameters.items())[1:]
+            if p.default is not p.empty
+        }
+        return Task(name=text, verifier="math", problems=_checked(text, found), options=defaults, splits=())
     raise UserError(
         f"{text} is a {type(found).__name__}; a task is a Task or a function (split) -> problems."
     )
@@ -128,7 +136,10 @@ def _checked(text: str, function: Callable[..., Any]) -> Callable[..., list[Prob
         found = list(function(split, **options))
         for item in found:
             if not isinstance(item, Problem):
-                raise UserError(f"{text} gave a {type(item).__name__} where a Problem was expected.")
+                raise UserError(
+                    f"{text} gave a {type(item).__name__} where a Problem was expected: make each with "
+                    "reasoning.records.Problem.make(prompt, reference)."
+                )
         return found
 
     return problems

@@ -60,7 +60,7 @@ def train(options: TrainOptions, progress: Progress | None = None, log: Any = No
     """
     progress = progress or Silent()
     say = log or (lambda line: None)
-    changes = {"clip_low": options.clip_low, "clip_high": options.clip_high, "kl": options.kl or None}
+    changes = {"clip_low": options.clip_low, "clip_high": options.clip_high, "kl": options.kl}
     changes = {k: v for k, v in changes.items() if v is not None}
     if options.kl_weight:
         changes["kl_weight"] = options.kl_weight
@@ -91,6 +91,12 @@ def check(options: TrainOptions, goal: Objective) -> None:
         raise UserError(f"--lr must be above 0, not {options.lr}.")
     if not options.temperature > 0:
         raise UserError("--temperature must be above 0: greedy roll-outs are all alike and teach nothing.")
+    if options.demonstrations and goal.source == "model":
+        raise UserError(f"--demonstrations goes with --objective sft; {goal.name} samples its own chains.")
+    if not options.task and not options.demonstrations.endswith(".jsonl"):
+        raise UserError(
+            "Name the problems to train on:  --task word:train  (or jsonl:FILE:question=..,answer=..)"
+        )
     if is_fresh(options.model) and goal.source == "model":
         raise UserError(
             f"{options.model} is an empty model; {goal.name} can only reinforce what a model already does at "
@@ -154,26 +160,27 @@ class _Run:
 
     def _engine(self) -> TransformersEngine:
         options = self.options
-        name = self.run.name
         if is_fresh(options.model):
             texts = (p.prompt + completion for p, completion in self.demonstrations[:4000])
             model, tokenizer = new_model(options.model, texts, options.seed)
             version = digest(options.model, options.seed, len(tokenizer), tokenizer.get_vocab())
-            return TransformersEngine(model, tokenizer, name=name, version=version, max_rows=options.max_rows)
+            return TransformersEngine(
+                model, tokenizer, name=self.goal.name, version=version, max_rows=options.max_rows
+            )
         return TransformersEngine.open(
             options.model, device=options.device, dtype=options.dtype, max_rows=options.max_rows
         )
 
     def _stamp(self) -> None:
         """Give the present weights their name: the run and the digest of everything that led to them."""
-        self.engine.name = self.run.name
+        self.engine.name = self.goal.name  # not the folder's: another folder must draw the same chains
         self.engine.set_version(self.lineage)
         self.engine.refresh()
 
     def finish(self) -> TrainResult:
         options = self.options
         evaluation = load_problems(options.eval_task) if options.eval_task else []
-        verifier = open_verifier(options.verifier or verifier_of(options.task))
+        verifier = open_verifier(options.verifier or verifier_of(options.task or options.eval_task or "word"))
         if self.goal.source == "model":
             problems = load_problems(options.task)
             refuse_overlap(problems, evaluation)
@@ -332,7 +339,7 @@ def line(row: dict[str, Any], steps: int) -> str:
             short = name.rpartition("/")[2].replace("mean_length", "length").replace("step_time", "seconds")
             parts.append(f"{short} {row[name]:.3g}")
     if "flops/update" in row:
-        parts.append(f"{human(row['flops/update'] + row['flops/sample'])}FLOP")
+        parts.append(f"{human(row['flops/update'] + row['flops/sample'])} FLOPs")
     if "eval/pass@1" in row:
         parts.append(f"| held-out pass@1 {row['eval/pass@1']:.1%} ± {row['eval/pass@1_halfwidth']:.1%}")
         parts.append(next(f"{k[5:]} {v:.1%}" for k, v in row.items() if k.startswith("eval/maj@")))

@@ -12,7 +12,9 @@ class TrainOptions:
     run: str = option(..., "folder of this run; the trained model ends in RUN/model", metavar="RUN")
     objective: str = option("grpo", "what is reinforced: sft, expert_iteration, grpo, dr_grpo, rloo")
     model: str = option(..., "model folder or hub id to start from, or new:tiny for an empty one")
-    task: str = option(..., "problems to train on, task:split[:key=value,...]")
+    task: str = option(
+        "", "problems to train on, task:split[:key=value,...] (not needed with a demonstrations file)"
+    )
     verifier: str = option("", "verifier that gives the reward (default: the task's own)")
     eval_task: str = option("", "held-out problems evaluated while training, task:split[:key=value,...]")
     demonstrations: str = option(
@@ -39,7 +41,11 @@ class TrainOptions:
     max_grad_norm: float = option(1.0, "gradient norm is clipped to this")
     clip_low: float | None = option(None, "lower clip of the importance ratio (default: the objective's)")
     clip_high: float | None = option(None, "upper clip of the importance ratio (default: the objective's)")
-    kl: str = option("", "penalty towards the starting model", choices=("", "none", "k1", "k2", "k3"))
+    kl: str | None = option(
+        None,
+        "penalty towards the starting model (default: the objective's)",
+        choices=("none", "k1", "k2", "k3"),
+    )
     kl_weight: float = option(0.0, "weight of the KL penalty")
 
     eval_every: int = option(10, "steps between evaluations; 0 is only before the first and after the last")

@@ -13,7 +13,8 @@ sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sq
 floor ceil det sgn arg lg
 """
 FUNCTIONS = {name: name for name in _FUNCTION_NAMES.split()} | {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "factorial": "fact"
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
+    "factorial": "fact",
 }  # fmt: skip
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 CONSTANTS = {
