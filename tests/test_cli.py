@@ -125,7 +125,7 @@ MISTAKES = [
     (["curve", "{run}"], "reasoning verify"),
     (["curve", "{run}", "--config", "{tmp}/none.toml"], "no such recipe"),
     (["import", "{tmp}/none.jsonl", "{tmp}/r", "--map", "question=q,response=r"], "none.jsonl"),
-    (["fit", "{tmp}/v", "--model", "{model}", "--pool", "{run}"], "reasoning verify"),
+    (["fit", "{tmp}/v", "--model", "{model}", "--pool", "{run}", "--task", "word:test:n=3"], "reasoning verify"),
     (
         ["train", "{tmp}/t", "--model", "{model}", "--task", "word:train:n=9", "--objective", "gpro"],
         "Did you mean 'grpo'?",

@@ -14,6 +14,7 @@ How one is fitted is not known here. Torch and transformers are imported when a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -163,7 +164,8 @@ class Reader:
 
 
 class Learned:
-    """See the module. ``name`` is ``learned:FOLDER``."""
+    """See the module. ``name`` is ``learned:FOLDER:version=DIGEST``, so that verdicts of an earlier fit are told
+    apart."""
 
     oracle = False
 
@@ -241,18 +243,37 @@ def save_learned(
     (folder / "verifier.json").write_text(json.dumps(asdict(card), indent=1, sort_keys=True) + "\n")
 
 
-def open_learned(folder: str) -> Learned:
-    """Open a verifier's folder. Raises VerifierError when it is not one."""
+def version_of(path: Path) -> str:
+    """Digest of a fitted verifier: another fit in the same folder is another verifier."""
+    content = (path / "head.safetensors").read_bytes() + (path / "verifier.json").read_bytes()
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
+
+
+def open_learned(folder: str, version: str = "") -> Learned:
+    """Open a verifier's folder; with ``version`` only that very fit. Raises VerifierError when it is not one."""
     path = Path(folder)
     if not (path / "verifier.json").is_file() or not (path / "head.safetensors").is_file():
         raise VerifierError(
             f"{folder!r} holds no learned verifier (verifier.json, head.safetensors). Fit one:  "
             f"reasoning fit {folder or 'FOLDER'} --model MODEL --pool RUN"
         )
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    card = Card(**json.loads((path / "verifier.json").read_text()))
+    found = version_of(path)
+    if version and version != found:
+        raise VerifierError(
+            f"{folder!r} was fitted anew (now version {found}, not {version}): verify again with it."
+        )
+    try:
+        card = Card(**json.loads((path / "verifier.json").read_text(encoding="utf-8")))
+        head = load_file(path / "head.safetensors")
+        width = len(FEATURES) if card.kind == "features" else None
+        if card.kind not in ("features", "finetuned") or width not in (None, len(head["weight"])):
+            raise ValueError(f"kind {card.kind!r} with {len(head['weight'])} weights")
+    except (ValueError, TypeError, KeyError, SafetensorError) as e:
+        raise VerifierError(f"{folder!r} is damaged ({e}): fit it again.") from e
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     model: Any = AutoModelForCausalLM.from_pretrained(
         path, trust_remote_code=False, use_safetensors=True, dtype="auto"
@@ -260,6 +281,4 @@ def open_learned(folder: str) -> Learned:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Learned(
-        folder, card, Reader(model.eval().to(device), tokenizer), load_file(path / "head.safetensors")
-    )
+    return Learned(f"{folder}:version={found}", card, Reader(model.eval().to(device), tokenizer), head)

@@ -9,6 +9,7 @@ A pure function of stored records: the same pool gives the same bytes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def run(options: CurveOptions) -> int:
                     f"No chain was judged yet. Run:  reasoning verify {options.run} --verifier NAME"
                 )
             raise UserError(f"Which verifier says what is right? Name it:  --verifier {' | '.join(oracles)}")
-        scorers = options.scorer or [name for name, oracle in known.items() if not oracle]
+        scorers = [scorer_named(name, known) for name in options.scorer] or [
+            name for name, oracle in known.items() if not oracle
+        ]
         models = [one_model(name, list(pool.models())) for name in options.model] or None
         written = write_report(
             folder,
@@ -85,6 +88,14 @@ def sampling_seconds(folder: Path) -> dict[str, float]:
     with Ledger(path=folder) as ledger:
         totals = ledger.totals(by=("phase", "strategy"))
     return {strategy: sum_.cost.seconds for (phase, strategy), sum_ in totals.items() if phase == "sample"}
+
+
+def scorer_named(name: str, known: Mapping[str, bool]) -> str:
+    """The verifier in the pool that ``name`` means: a learned one may be given without its version."""
+    found = [n for n in known if n == name or n.startswith(f"{name}:version=")]
+    if len(found) > 1:
+        raise UserError(f"{name!r} was fitted several times; name one of: {', '.join(found)}.")
+    return found[0] if found else name
 
 
 def one_model(name: str, known: list[str]) -> str:

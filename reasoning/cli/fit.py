@@ -1,6 +1,7 @@
 """Fit a learned outcome verifier on chains of the training split that another verifier has judged.
 
-  reasoning fit runs/verifier --model runs/base/model --pool runs/grpo --pool runs/expert_iteration
+  reasoning fit runs/verifier --model runs/base/model --pool runs/grpo --pool runs/expert_iteration \\
+      --task word:train:n=4096
 
 It never sees a reference when it judges, so best-of-n and weighted majority by it can be deployed.
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reasoning.errors import PoolError
@@ -65,15 +66,21 @@ def load_checkpoint(folder: Path, model: Any, optimizers: list[Any]) -> tuple[in
     if not found:
         return None
     path = found[-1]
-    body = json.loads((path / "state.json").read_text())
-    weights = load_file(path / "model.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    tensors = load_file(path / "optimizer.safetensors")
-    for i, optimizer in enumerate(optimizers):
-        _restore(f"{i}", optimizer, tensors, body["optimizers"][i])
-    return body["step"], body["state"]
+    try:
+        body = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        weights = load_file(path / "model.safetensors")
+        tensors = load_file(path / "optimizer.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+        for i, optimizer in enumerate(optimizers):
+            _restore(f"{i}", optimizer, tensors, body["optimizers"][i])
+        return int(body["step"]), body["state"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as e:
+        raise PoolError(
+            f"{path} is damaged ({type(e).__name__}: {str(e).partition(chr(10))[0]}). Delete it and run the same "
+            "command again: what it held is computed again from the stored chains."
+        ) from e
 
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

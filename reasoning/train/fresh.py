@@ -71,6 +71,14 @@ def new_model(spec: str, texts: Iterable[str], seed: int = 0) -> tuple[Any, Any]
     if size not in SIZES:
         raise UserError(f"Unknown model size {size!r} in {spec!r}; known sizes: {', '.join(SIZES)}.")
     shape = parsed.take(SIZES[size])
+    if (
+        min(shape.values()) < 1
+        or shape["hidden"] % (2 * shape["heads"])
+        or shape["heads"] % shape["kv_heads"]
+    ):
+        raise UserError(
+            f"{spec!r}: every size is 1 or above, hidden a multiple of twice the heads, heads a multiple of kv_heads."
+        )
     tokenizer = build_tokenizer(texts, shape["words"])
     config = Qwen3Config(
         vocab_size=len(tokenizer),

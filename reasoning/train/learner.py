@@ -221,6 +221,10 @@ class Learner:
             )
         if not result.lengths:
             return StepResult(result.metrics | {"grad_norm": 0.0, "lr": 0.0}, ())
+        if not math.isfinite(result.metrics["loss"]):
+            raise ReasoningError(
+                "The loss is not finite: look at the clip and KL settings and at the last chains."
+            )
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         if not math.isfinite(norm):
@@ -229,5 +233,7 @@ class Learner:
             )
         for optimizer in self.optimizers:
             optimizer.step()
+        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+            raise ReasoningError("The weights are no longer finite after this step: lower --lr.")
         metrics = result.metrics | {"grad_norm": norm, "lr": self.lr if lr is None else lr}
         return StepResult(metrics, result.lengths)

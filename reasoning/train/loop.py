@@ -6,19 +6,21 @@ are this one loop with another `Objective`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from reasoning.budget import Ledger
+from reasoning.durable import AppendFile
 from reasoning.engines.transformers import TransformersEngine
-from reasoning.errors import UserError
+from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Cost, Problem, Sampling, digest
@@ -71,7 +73,7 @@ def train(options: TrainOptions, progress: Progress | None = None, log: Any = No
     check_same(run, "train", settings, set(settings) - HARMLESS | {"model"})
     final = run / "model"
     if (final / "training.json").is_file():
-        summary = json.loads((final / "training.json").read_text())
+        summary = read_training(final)
         return TrainResult(final, summary, finished_before=True)
     return _Run(options, goal, run, progress, say).finish()
 
@@ -87,6 +89,10 @@ def check(options: TrainOptions, goal: Objective) -> None:
     ):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or above, not {getattr(options, name)}.")
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{f.name.replace('_', '-')} must be a finite number, not {value}.")
     if not options.lr > 0:
         raise UserError(f"--lr must be above 0, not {options.lr}.")
     if not options.temperature > 0:
@@ -189,7 +195,11 @@ class _Run:
             refuse_overlap([p for p, _ in self.demonstrations], evaluation)
         write_run(self.run, "train", asdict(options))
         rows = keep_metrics(self.run / "metrics.jsonl", self.start)
-        with Pool.open(self.run) as pool, Ledger(path=self.run) as ledger:
+        lock = AppendFile(self.run / ".lock")
+        if not lock.lock():
+            lock.close()
+            raise PoolError(f"{self.run}: another process is training here; wait for it to end.")
+        with contextlib.closing(lock), Pool.open(self.run) as pool, Ledger(path=self.run) as ledger:
             self.pool, self.ledger = pool, ledger
             source = self._source(problems, verifier)
 
@@ -250,7 +260,8 @@ class _Run:
                     sums.setdefault(name, []).append(value)
                 learned += sum(result.lengths)
                 if result.lengths:
-                    flops += self.shape.training_flops(list(result.lengths))
+                    update = self.shape.training_flops(list(result.lengths))
+                    flops += update * (4 / 3 if self.goal.kl != "none" else 1)  # the reference reads them too
         self.totals["sample"] += data.sample_flops
         self.totals["update"] += flops
         self.tokens["sampled"] += data.output_tokens
@@ -276,7 +287,7 @@ class _Run:
         parent_training = Path(self.options.model) / "training.json"
         shared = 0.0
         if parent_training.is_file():
-            before = json.loads(parent_training.read_text())
+            before = read_training(parent_training.parent)
             shared = before["flops"] + before["shared_flops"]
         summary = {
             "objective": self.goal.name,
@@ -290,12 +301,24 @@ class _Run:
             "tokens": self.tokens,
         }
         partial, final = self.run / ".model.partial", self.run / "model"
-        shutil.rmtree(partial, ignore_errors=True)
+        for unfinished in (partial, final):  # a model without its training.json is what a kill left behind
+            shutil.rmtree(unfinished, ignore_errors=True)
         save_folder(partial, self.engine.module, self.engine.tokenizer)
         (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
         os.rename(partial, final)
         shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
         return TrainResult(final, summary, self.resumed_at)
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """``training.json`` of a trained model. Raises UserError when it is damaged."""
+    try:
+        content = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return {**content, "flops": float(content["flops"]), "shared_flops": float(content["shared_flops"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder}/training.json is damaged: delete {folder} and run the same training again."
+        ) from None
 
 
 def rate(options: TrainOptions, along: float) -> float:
@@ -308,13 +331,13 @@ def keep_metrics(path: Path, upto: int) -> list[dict[str, Any]]:
     """Drop rows after step ``upto`` (they are computed again) and a torn last line; the kept rows."""
     rows = []
     if path.is_file():
-        for text in path.read_text().splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(text)
-            except json.JSONDecodeError:
+                if row["step"] <= upto:
+                    rows.append(row)
+            except (ValueError, KeyError, TypeError):
                 break  # a torn tail: the line was being written when the run was killed
-            if row["step"] <= upto:
-                rows.append(row)
         partial = path.with_name(".metrics.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(partial, path)

@@ -61,7 +61,8 @@ class Objective:
     reduce: "sequence_mean" (mean over a chain's tokens, then over chains; GRPO), "token_mean" (mean over all
         tokens of the optimizer step; DAPO, arXiv 2503.14476), "max_length" (sum / (chains x max_new_tokens);
         Dr. GRPO). Denominators are those of the whole optimizer step, however it is cut into micro-batches.
-    kl, kl_weight: penalty towards the starting model: "none", "k1", "k2" or "k3".
+    kl, kl_weight: penalty towards the starting model: "none", "k1", "k2" or "k3" (as part of a loss, k1 has no
+        expected gradient of its own; k2 and k3 have).
     source: "model" samples chains from the model being trained; "demonstrations" reads the task's own.
     """
 

@@ -41,9 +41,7 @@ class FitOptions:
     run: str = option(..., "folder of the verifier", metavar="RUN")
     model: str = option(..., "model folder or hub id that reads the chains")
     pool: list[str] = option([], "run folders whose verified chains are learned from (repeat the flag)")
-    task: str = option(
-        "", "learn from chains of these problems only, task:split[:key=value,...] (default: all)"
-    )
+    task: str = option(..., "the problems whose chains are learned from, task:split[:key=value,...]")
     verifier: str = option("numeric", "verifier whose verdicts are the labels")
     kind: str = option(
         "best", "what to fit; best fits both and keeps the better", choices=("best", "features", "finetuned")
@@ -131,7 +129,8 @@ def gather(options: FitOptions) -> list[Example]:
     if not options.pool:
         raise UserError("Name at least one run whose chains are learned from:  --pool RUN")
     found: dict[tuple[str, str], Example] = {}
-    allowed = {p.id for p in load_problems(options.task)} if options.task else None
+    # A training run's pool also holds the chains of its held-out evaluations; those are not to be learned from.
+    allowed = {p.id for p in load_problems(options.task)}
     problems = []
     for folder in options.pool:
         with Pool.open(folder, create=False, read_only=True) as pool:
@@ -142,7 +141,7 @@ def gather(options: FitOptions) -> list[Example]:
                 verdict = verdicts.get(chain.key)
                 if verdict is None or verdict.score is None or chain.truncated or not chain.text.strip():
                     continue
-                if allowed is not None and chain.problem_id not in allowed:
+                if chain.problem_id not in allowed:
                     continue
                 problem = known[chain.problem_id]
                 touched.add(problem.id)

@@ -149,11 +149,12 @@ class ModelSource:
         rows: list[Row] = []
         rewards: list[float] = []
         stds: list[float] = []
-        all_right = all_wrong = missing = wasted = 0
+        all_right = all_wrong = missing = wasted = finished = 0
         for group in groups:
             scores = np.array([reward(judged.get(chain.key), chain) for chain in group])
             known = scores[~np.isnan(scores)]
             missing += len(scores) - len(known)
+            finished += sum(not chain.truncated for chain in group)
             if not len(known):
                 continue
             rewards.extend(known)
@@ -168,10 +169,10 @@ class ModelSource:
             rows.extend(kept)
             used = sum(len(row.ids) for row in kept if row.advantage != 0)
             wasted += sum(len(chain.token_ids) for chain in group) - used
-        if not rewards:
+        if not rewards or (finished and missing == finished):
             raise ReasoningError(
-                f"Verifier {self.verifier.name!r} judged none of the step's chains; look at its verdicts with "
-                f"'reasoning verify {self.options.run}'."
+                f"Verifier {self.verifier.name!r} judged none of the {finished} finished chains of this step: there "
+                f"is no reward to learn from. {why(judged, groups)}"
             )
         chains = [chain for group in groups for chain in group]
         lengths = np.array([len(chain.token_ids) for chain in chains], dtype=float)
@@ -202,6 +203,13 @@ class ModelSource:
             total += float(shape.prefill_flops(prompt))
             total += float(np.sum(shape.decode_flops(prompt, np.array([len(c.token_ids) for c in group]))))
         return total
+
+
+def why(judged: dict[str, Verdict], groups: list[list[Chain]]) -> str:
+    """What the first missing verdict says of itself."""
+    verdicts = (judged.get(chain.key) for group in groups for chain in group if not chain.truncated)
+    first = next((v for v in verdicts if v is not None and v.score is None), None)
+    return f"The first one says: {first.status}, {first.reason or 'no reason given'}" if first else ""
 
 
 def reward(verdict: Verdict | None, chain: Chain) -> float:

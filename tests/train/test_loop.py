@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reasoning.errors import UserError
+from reasoning.durable import AppendFile
+from reasoning.errors import PoolError, ReasoningError, UserError
 from reasoning.pool import Pool
 from reasoning.train.loop import keep_metrics, train
 from reasoning.train.options import TrainOptions
@@ -152,6 +153,42 @@ def test_metrics_carry_the_names_of_the_field(home):
 def test_the_first_minibatch_is_on_policy_to_rounding(home):
     train(reinforce(home, "onpolicy", "grpo", steps=1, minibatch=0))
     assert metrics(home, "onpolicy")[1]["sampling_logp_difference/max"] < 1e-4
+
+
+def test_a_verifier_that_judges_nothing_stops_the_run(home):
+    (home / "none.py").write_text("def none(response, **_):\n    return None\n")
+    with pytest.raises(ReasoningError, match="none"):
+        train(reinforce(home, "none", "grpo", verifier=f"{home}/none.py:none"))
+    assert not (home / "none" / "model").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(home):
+    with pytest.raises(ReasoningError, match="finite"):
+        train(reinforce(home, "hot", "grpo", lr=1e37, steps=3))
+    assert not (home / "hot" / "model").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(home):
+    (home / "locked").mkdir()
+    held = AppendFile(home / "locked" / ".lock")
+    assert held.lock()
+    with pytest.raises(PoolError, match="another process"):
+        train(reinforce(home, "locked", "grpo"))
+    held.close()
+
+
+def test_a_damaged_checkpoint_is_one_line(home):
+    killed_at(reinforce(home, "cut", "grpo", log_every=1), 3)
+    [state] = (home / "cut" / "checkpoints").glob("step-*/state.json")
+    state.write_text(state.read_text()[:40])
+    with pytest.raises(PoolError, match="Delete it and run the same command again"):
+        train(reinforce(home, "cut", "grpo", log_every=1))
+
+
+def test_another_folder_draws_the_same_chains(home):
+    a, b = (train(reinforce(home, name, "grpo", steps=1)) for name in ("here", "there"))
+    assert metrics(home, "here") == metrics(home, "there")
+    assert (a.folder / "model.safetensors").read_bytes() == (b.folder / "model.safetensors").read_bytes()
 
 
 def test_training_on_evaluation_problems_is_refused(home):

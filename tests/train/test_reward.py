@@ -48,6 +48,7 @@ def home(tmp_path_factory):
 
 def options(home, **changes):
     given = {"run": str(home / "v"), "model": str(home / "model"), "pool": [str(home / "pool")], "batch": 16}
+    given |= {"task": "word:train:n=60"}
     return FitOptions(**(given | changes))
 
 

@@ -1,10 +1,12 @@
 """The learned verifier: what it reads equals a plain forward pass, whatever it is read with."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from reasoning.flops import ModelShape
 from reasoning.train.calibration import auc, calibration_error
@@ -105,6 +107,20 @@ def test_empty_and_broken_responses_get_a_status(folder):
 def test_a_folder_that_is_none_says_how_to_make_one(tmp_path):
     with pytest.raises(VerifierError, match="reasoning fit"):
         open_verifier(f"learned:{tmp_path}")
+
+
+def test_another_fit_in_the_same_folder_is_another_verifier(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "v")
+    first = open_verifier(f"learned:{tmp_path}/v")
+    assert open_verifier(first.name).name == first.name
+    head = load_file(tmp_path / "v" / "head.safetensors")
+    save_file(head | {"bias": head["bias"] + 1}, tmp_path / "v" / "head.safetensors")
+    assert open_verifier(f"learned:{tmp_path}/v").name != first.name
+    with pytest.raises(VerifierError, match="fitted anew"):
+        open_verifier(first.name)
+    (tmp_path / "v" / "verifier.json").write_text('{"kind": "fea')
+    with pytest.raises(VerifierError, match="damaged"):
+        open_verifier(f"learned:{tmp_path}/v")
 
 
 def test_features_of_a_short_and_a_long_response():
