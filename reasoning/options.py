@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -24,9 +25,20 @@ from reasoning.errors import UserError, unknown
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, *, choices: tuple[str, ...] = (), metavar: str = "") -> Any:
-    """A dataclass field with a help text. A default of ``...`` makes the option required."""
-    metadata = {"help": help, "choices": choices, "metavar": metavar}
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    metavar: str = "",
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A dataclass field with a help text. A default of ``...`` makes the option required.
+
+    low, high: the smallest and the largest value allowed (of each element of a list); None is no bound.
+    """
+    metadata = {"help": help, "choices": choices, "metavar": metavar, "low": low, "high": high}
     if default is ...:
         return field(metadata=metadata)
     if isinstance(default, list):
@@ -79,7 +91,7 @@ def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[st
 
 def from_mapping(owner: type[T], values: Mapping[str, Any], where: str) -> T:
     """An ``owner`` from plain values. Raises UserError for an unknown key (with the nearest), a value of the
-    wrong type or a missing required one."""
+    wrong type, one out of bounds or a missing required one."""
     known = {f.name: f for f in fields(owner)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for key, value in values.items():
@@ -93,6 +105,7 @@ def from_mapping(owner: type[T], values: Mapping[str, Any], where: str) -> T:
         for item in read:
             if choices and item not in choices:
                 raise unknown(key, str(item), choices)
+            _check_bounds(name, item, known[name].metadata["low"], known[name].metadata["high"])
         given[name] = read if many else read[0]
     for name, f in known.items():
         if name not in given and f.default is MISSING and f.default_factory is MISSING:
@@ -123,33 +136,60 @@ def _reader(element: type) -> Any:
     def read(text: str) -> Any:
         try:
             return _number(text, element)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {_noun(element)}") from None
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(f"{_short(text)} is not a {_noun(element)}") from None
 
     return read
 
 
 def _number(text: str, element: type) -> Any:
+    """Raises ValueError or OverflowError for what is no finite number, or no whole number of 64 bits."""
     if element is int:  # 2e6 is what people write for a budget
         as_float = float(text)
         if as_float != int(as_float):
             raise ValueError(text)
-        return int(text) if text.lstrip("+-").isdigit() else int(as_float)
-    return element(text)
+        value = int(text) if text.lstrip("+-").isdigit() else int(as_float)
+        if not -(2**63) <= value < 2**63:
+            raise OverflowError(text)
+        return value
+    value = element(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _checked(value: Any, element: type, where: str) -> Any:
-    if isinstance(value, element) and (element is bool or not isinstance(value, bool)):
+    if element in (int, float):
+        if not isinstance(value, bool):
+            try:
+                return _number(str(value), element)
+            except (ValueError, OverflowError):
+                pass
+    elif isinstance(value, element):
         return value
-    if element in (int, float) and not isinstance(value, bool):
-        try:
-            return _number(str(value), element)
-        except ValueError:
-            pass
-    raise UserError(f"{where}: {value!r} is not a {_noun(element)}.")
+    raise UserError(f"{where}: {_short(value)} is not a {_noun(element)}.")
+
+
+def _check_bounds(name: str, value: Any, low: float | None, high: float | None) -> None:
+    if (low is None or value >= low) and (high is None or value <= high):
+        return
+    if low is None:
+        allowed = f"{high} or below"
+    else:
+        allowed = f"{low} or above" if high is None else f"between {low} and {high}"
+    raise UserError(f"{flag(name)} must be {allowed}, not {value}.")
+
+
+def _short(value: Any) -> str:
+    """A value for a message: what was mistyped may be very long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def _noun(element: type) -> str:
-    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
+    return {int: "whole number", float: "finite number", bool: "true or false", str: "text"}.get(
         element, element.__name__
     )
