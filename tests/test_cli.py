@@ -125,11 +125,21 @@ MISTAKES = [
     (["curve", "{run}"], "reasoning verify"),
     (["curve", "{run}", "--config", "{tmp}/none.toml"], "no such recipe"),
     (["import", "{tmp}/none.jsonl", "{tmp}/r", "--map", "question=q,response=r"], "none.jsonl"),
-    (["fit", "{tmp}/v", "--model", "{model}", "--pool", "{run}", "--task", "word:test:n=3"], "reasoning verify"),
+    (
+        ["fit", "{tmp}/v", "--model", "{model}", "--pool", "{run}", "--task", "word:test:n=3"],
+        "reasoning verify",
+    ),
     (
         ["train", "{tmp}/t", "--model", "{model}", "--task", "word:train:n=9", "--objective", "gpro"],
         "Did you mean 'grpo'?",
     ),
+    (["sample", "{tmp}/r", "-n", "0"], "-n must be 1 or above, not 0"),
+    (["sample", "{tmp}/r", "-n", "inf"], "'inf' is not a whole number"),
+    (["sample", "{tmp}/r", "--limit", "-1"], "--limit must be 0 or above, not -1"),
+    (["search", "{tmp}/r", "--temperature", "1e9"], "--temperature must be between 0 and 100"),
+    (["search", "{tmp}/r", "--top-k", "1e12"], "--top-k must be between 0 and 2147483648"),
+    (["curve", "{run}", "-k", "0"], "-k must be 1 or above, not 0"),
+    (["import", "{tmp}/f", "{tmp}/r", "--temperature", "nan"], "'nan' is not a finite number"),
 ]
 
 

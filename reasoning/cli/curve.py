@@ -33,7 +33,7 @@ class CurveOptions:
         [], "verifier whose scores choose (repeat; default: all that see no reference)"
     )
     model: list[str] = option([], "model to include, by name or name@version (repeat; default: all)")
-    k: list[int] = option([], "number of chains to show (repeat; default: powers of two)")
+    k: list[int] = option([], "number of chains to show (repeat; default: powers of two)", low=1)
     title: str = option("", "heading of the report")
 
 

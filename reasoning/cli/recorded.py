@@ -33,8 +33,8 @@ class ImportOptions:
     model: str = option("", "name of the model, where the mapping gives none (default: the file's name)")
     verifier: str = option("", "verifier that judges the responses again")
     task: str = option("recorded", "name of the task, stored with the problems")
-    temperature: float = option(1.0, "temperature they were sampled at, where it is known")
-    disagreements: int = option(5, "how many disagreements with the labels to show")
+    temperature: float = option(1.0, "temperature they were sampled at, where it is known", low=0, high=100)
+    disagreements: int = option(5, "how many disagreements with the labels to show", low=0)
 
 
 def run(options: ImportOptions) -> int:
