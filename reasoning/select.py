@@ -277,10 +277,11 @@ def groups(
     """One `Group` per problem that ``model`` drew chains for, in the pool's order.
 
     sampling: the one to use; None takes the one with the most chains at a temperature above 0 (or the greedy
-    one, where there is nothing else). oracle: the verifier whose verdicts say what is correct and what the
-    answer is. scorers: those that judged none of the chains are left out of `Group.scores`. Chains that
-    continue another chain are left out. Raises UserError for an unknown model or verifier, for a pool without
-    chains, and where the oracle judged none of them.
+    one, where there is nothing else); greedy chains are those of the one greedy sampling that has the most.
+    oracle: the verifier whose verdicts say what is correct and what the answer is. scorers: those that judged
+    none of the chains are left out of `Group.scores`. Chains that continue another chain are left out. Raises
+    UserError for an unknown model or verifier, for a pool without chains, and where the oracle judged none of
+    them.
     """
     models, known = pool.models(), pool.verifiers()
     if not models:
@@ -307,7 +308,9 @@ def groups(
         raise UserError(f"The pool has no verdicts of {oracle!r} on {model!r}: run reasoning verify first.")
     shape = models[model].get("shape")
     shape = ModelShape.from_json(shape) if shape else None
-    greedy = {chain.problem_id: chain for s, some in sampled.items() if s.greedy for chain in some}
+    # One greedy sampling too: another of, say, fewer tokens, tried on some problems, stays out of the column.
+    most_chains = sorted(sampled, key=lambda s: (s.greedy, len(sampled[s]), digest(s.to_json())))[-1]
+    greedy = {chain.problem_id: chain for chain in sampled[most_chains] if most_chains.greedy}
     by_problem: dict[str, list[Chain]] = {}
     for chain in sorted(sampled[sampling], key=lambda c: c.index):
         by_problem.setdefault(chain.problem_id, []).append(chain)

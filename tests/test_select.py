@@ -97,6 +97,33 @@ def test_a_pool_of_greedy_chains_alone_is_measured_as_it_is(tmp_path):
     assert group.greedy_correct == 1.0
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 8, 2048])
+def test_a_second_greedy_sampling_of_some_problems_stays_out_of_the_greedy_column(tmp_path, tokens):
+    with synthetic_pool(tmp_path, problems=4, chains=2) as pool:
+        before = groups(pool, "base@0")
+        stray = Sampling(temperature=0.0, max_new_tokens=tokens)
+        problem = next(iter(pool.problems().values()))
+        key = chain_key("base@0", stray, problem.id, problem.prompt, 0)
+        pool.append(
+            [
+                Chain(
+                    problem.id,
+                    0,
+                    "",
+                    (1,) * 9,
+                    finish_reason="length",
+                    model="base@0",
+                    sampling=stray,
+                    key=key,
+                )
+            ]
+        )
+        pool.add_verdicts("numeric", {key: Verdict(0.0)}, oracle=True)
+        after = groups(pool, "base@0")
+    for name in ("greedy_correct", "greedy_output_tokens", "greedy_decode_flops"):
+        assert [getattr(g, name) for g in after] == [getattr(g, name) for g in before]
+
+
 @pytest.mark.parametrize(
     ("spec", "estimate"),
     [
