@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasoning.errors import UserError
+from reasoning.progress import printable
 from reasoning.select import Group, ReadOnce, Records, Selector, groups, open_selector
 from reasoning.statistics import curve_bands, t_interval, wilson
 
@@ -332,7 +333,8 @@ def _labels(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         for model, info in models.items()
     }
     names = list(short.values())
-    return {model: label if names.count(label) == 1 else model for model, label in short.items()}
+    unique = {model: label if names.count(label) == 1 else model for model, label in short.items()}
+    return {model: printable(" ".join(label.split())) for model, label in unique.items()}
 
 
 def all_curves(measured: Measured) -> list[Curve]:

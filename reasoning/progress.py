@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from typing import Any, Protocol, TextIO
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -50,11 +51,23 @@ def clock(seconds: float) -> str:
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
+def printable(text: str) -> str:
+    """``text`` for a terminal. Names of models and verifiers come from files: an escape sequence in one of them
+    must not reach the screen, so control and format characters other than newlines and tabs turn into "?".
+
+    >>> printable("a\x1b[31mb")
+    'a?[31mb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "?" for c in text)
+
+
 class Line:
     """One line that describes a running job: redrawn in place on a terminal, else printed now and then."""
 
     def __init__(self, what: str, stream: TextIO | None = None):
-        self.what = what
+        self.what = printable(what)
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.started = time.monotonic()

@@ -332,3 +332,23 @@ def test_it_runs_as_a_module_and_a_closed_pipe_is_no_error():
     )
     assert done.stdout.startswith("Train reasoning models")
     assert done.stderr == ""
+
+
+def test_names_from_files_reach_the_terminal_without_markup_or_escapes(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"q": f"1+{i}", "a": str(1 + i), "r": [str(1 + i), "9"], "m": model}
+        for i in range(4)
+        for model in ("p[/b]", "llama[base] 7b", "x\x1b[31m\x07y")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = str(tmp_path / "r")
+    mapping = "question=q,answer=a,response=r[],model=m"
+    assert main(["import", str(path), run, "--map", mapping, "--verifier", "numeric"]) == 0
+    assert main(["curve", run, "--verifier", "numeric"]) == 0
+    said = capsys.readouterr()
+    assert "p[/b]" in said.out
+    assert "llama[base] 7b" in said.out
+    assert "x?[31m?y" in said.out
+    assert "\x1b" not in said.out + said.err
+    assert "\x07" not in said.out + said.err

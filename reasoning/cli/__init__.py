@@ -20,6 +20,7 @@ from typing import Any
 from reasoning import __version__
 from reasoning.errors import ReasoningError, UserError, unknown
 from reasoning.options import add_flags, from_mapping
+from reasoning.progress import printable
 from verifiers import VerifierError
 
 INTERRUPTED = 130
@@ -73,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ReasoningError, VerifierError) as error:
         if debug:
             raise
-        print(f"{error}", file=sys.stderr)
+        print(printable(f"{error}"), file=sys.stderr)
         return error.exit_status if isinstance(error, ReasoningError) else UserError.exit_status
     except OSError as error:
         if debug:
             raise
         what = f"{error.filename}: " if error.filename else ""
-        print(f"{what}{error.strerror or error}. What was acknowledged is kept.", file=sys.stderr)
+        print(printable(f"{what}{error.strerror or error}. What was acknowledged is kept."), file=sys.stderr)
         return 3
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from reasoning.agreement import LABEL
 from reasoning.budget import Ledger
@@ -21,6 +22,7 @@ from reasoning.cli.show import note
 from reasoning.errors import UserError, unknown
 from reasoning.options import option
 from reasoning.pool import Pool
+from reasoning.progress import printable
 from reasoning.report import to_rich, write_report
 from reasoning.runfile import read_run
 
@@ -74,7 +76,7 @@ def run(options: CurveOptions) -> int:
     console.print(to_rich(written.table))
     console.print()
     for sentence in written.findings:
-        console.print(f"- {sentence}", markup=False)
+        console.print(Text(printable(f"- {sentence}")))
     for path in written.pictures.values():
         note(f"picture  {path}")
     note(f"report   {written.html}")

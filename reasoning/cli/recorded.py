@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reasoning.agreement import Agreement
-from reasoning.cli.show import note
+from reasoning.cli.show import note, say
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.recorded import import_rows
@@ -57,7 +57,7 @@ def run(options: ImportOptions) -> int:
             verifier=verifier,
         )
         write_run(folder, "import", asdict(options))
-    print(
+    say(
         f"{folder}  {report.rows} rows, {report.problems} problems, {report.chains} chains read "
         f"({report.present} were there)  models: {', '.join(report.models)}"
     )
@@ -70,9 +70,7 @@ def run(options: ImportOptions) -> int:
     if report.verified is not None:
         judged = report.verified.judged - report.verified.missing
         if judged:
-            print(
-                f"{options.verifier}: {report.verified.correct / judged:.1%} of {judged} chains are correct"
-            )
+            say(f"{options.verifier}: {report.verified.correct / judged:.1%} of {judged} chains are correct")
     if report.agreement is not None:
         show(report.agreement, options.disagreements)
     note(
@@ -84,7 +82,7 @@ def run(options: ImportOptions) -> int:
 
 def show(found: Agreement, most: int) -> None:
     """Print the agreement with the labels and the first ``most`` disagreements."""
-    print(
+    say(
         f"agreement with the labels: {found.rate:.2%} of {found.judged} (kappa {found.kappa:.3f}); "
         f"right by both {found.both}, by the verifier alone {found.only_verifier}, by the label alone "
         f"{found.only_label}, by neither {found.neither}; no verdict {found.missing}"
@@ -92,6 +90,6 @@ def show(found: Agreement, most: int) -> None:
     for d in found.disagreements[:most]:
         said = d.response.strip().replace("\n", " ")[-80:]
         why = f" ({d.verdict.reason})" if d.verdict.reason else ""
-        print(
+        say(
             f"  label {d.label:g}, verifier {d.verdict.score:g}{why}: reference {d.reference!r}, response ...{said!r}"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning.budget import Budget, Ledger
-from reasoning.cli.show import note
+from reasoning.cli.show import note, say
 from reasoning.engines import open_engine
 from reasoning.errors import BudgetError, UserError
 from reasoning.options import option
@@ -64,7 +64,7 @@ def run(options: SampleOptions) -> int:
     engine.close()
     for text in report.warnings:
         note(text)
-    print(
+    say(
         f"{folder}  {engine.model}  {report.present + report.drawn}/{report.wanted} chains ({report.present} were "
         f"there)  {human(report.cost.tokens)} tokens  {human(report.cost.flops)} FLOPs  {report.cost.seconds:.1f} s"
     )

@@ -21,7 +21,7 @@ import numpy as np
 
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.sample import refuse_spent, register_model, sampling_from
-from reasoning.cli.show import note
+from reasoning.cli.show import note, say
 from reasoning.engines import open_engine
 from reasoning.errors import BudgetError, UserError
 from reasoning.options import option
@@ -60,7 +60,7 @@ class SearchOptions:
 def run(options: SearchOptions) -> int:
     if options.list:
         for spec, about in list_searches().items():
-            print(f"{spec}\n    {about}")
+            say(f"{spec}\n    {about}")
         return 0
     for name in ("run", "task", "engine"):
         if not getattr(options, name):
@@ -146,7 +146,7 @@ def show(strategy: str, solutions: Sequence[Solution], right: Sequence[bool], pa
     samples = np.mean([s.samples for s in solutions])
     tokens = np.mean([s.cost.output_tokens for s in solutions])
     flops = np.mean([s.cost.flops for s in solutions])
-    print(
+    say(
         f"{strategy}  accuracy {np.mean(right):.1%} [{interval.low:.1%}, {interval.high:.1%}]  "
         f"{len(right)} problems  {samples:.1f} samples, {human(float(tokens))} tokens, "
         f"{human(float(flops))} FLOPs a problem  (drawn and scored now: {human(paid)} FLOPs)"

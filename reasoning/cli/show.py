@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from reasoning.progress import printable
+
 
 def note(text: str) -> None:
     if text:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A result: names out of files may hold anything, what reaches the terminal may not."""
+    print(printable(text))

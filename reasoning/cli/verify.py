@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
-from reasoning.cli.show import note
+from reasoning.cli.show import note, say
 from reasoning.errors import UserError
 from reasoning.options import option
 from reasoning.pool import Pool
@@ -58,7 +58,7 @@ def run(options: VerifyOptions) -> int:
     judged = report.judged - report.missing
     share = f"  {report.correct / judged:.1%} score as correct" if judged and verifier.oracle else ""
     kind = "oracle (reads the reference)" if verifier.oracle else "deployable (sees no reference)"
-    print(
+    say(
         f"{folder}  {verifier.name}, {kind}: {report.judged} chains judged, {report.present} were already{share}"
     )
     if report.missing:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reasoning.curves import Curve, Measured
+from reasoning.progress import printable
 from reasoning.report.words import count, percent, short_scorer, si
 
 if TYPE_CHECKING:
@@ -149,17 +150,21 @@ def _notes(measured: Measured, curves: Sequence[Curve], priced: bool) -> list[st
 def to_rich(table: Table) -> RichTable:
     """The table for a terminal. Oracle columns are dim and say what they are by their heading."""
     from rich.table import Table as RichTable
+    from rich.text import Text
 
-    notes = "\n".join(table.notes)
+    # As Text: square brackets in a model's name are no markup.
+    notes = Text(printable("\n".join(table.notes)))
     out = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=notes, caption_justify="left")
     for i, name in enumerate(table.columns):
         # In a narrow terminal cells wrap ("46.0" over "±6.8"); a heading's words stay whole.
         words = name.split() + ([word for row in table.rows for word in row[0].split()] if i == 0 else [])
         widest = max(len(word) for word in words)
         style = "dim" if i in table.oracle else None
-        out.add_column(name, justify="left" if i == 0 else "right", style=style, min_width=widest)
+        out.add_column(
+            Text(printable(name)), justify="left" if i == 0 else "right", style=style, min_width=widest
+        )
     for i, row in enumerate(table.rows):
         if i and row[0]:
             out.add_row()  # a blank line between models
-        out.add_row(*row)
+        out.add_row(*(Text(printable(cell)) for cell in row))
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from reasoning.report import summary_table, to_rich
@@ -83,3 +85,17 @@ def test_the_terminal_shows_every_cell_at_80_and_at_160_columns(measured, curves
             for text in row:
                 for word in text.split():
                     assert word in shown, f"{word!r} is cut at {width} columns"
+
+
+def test_names_are_shown_as_they_are_without_markup_or_escapes(measured, curves):
+    names = ["p[/b]", "llama[base]", "a\x1b[31mb:smile:"]
+    labels = dict(zip(measured.models, names, strict=True))
+    table = summary_table(replace(measured, labels=labels), curves)
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(to_rich(table))
+    shown = capture.get()
+    assert "p[/b]" in shown
+    assert "llama[base]" in shown
+    assert "a?[31mb:smile:" in shown
+    assert "\x1b" not in shown
