@@ -48,8 +48,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as e:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: not a TOML file ({e}). Choose another run folder.") from None
 
 
@@ -72,5 +72,5 @@ def write_run(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
     known[verb] = dict(options)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".run.toml.partial"
-    partial.write_text(to_toml(known))
+    partial.write_text(to_toml(known), encoding="utf-8")
     os.replace(partial, folder / "run.toml")

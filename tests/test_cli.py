@@ -352,3 +352,59 @@ def test_names_from_files_reach_the_terminal_without_markup_or_escapes(tmp_path,
     assert "x?[31m?y" in said.out
     assert "\x1b" not in said.out + said.err
     assert "\x07" not in said.out + said.err
+
+
+def say_one_line(arguments, words, capsys):
+    capsys.readouterr()
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert words in err.splitlines()[-1]  # above it a library's bar may be, of loading a model
+    assert "Traceback" not in err
+
+
+def test_damaged_files_of_a_run_are_one_line(run, model, tmp_path, capsys):
+    search = ["search", str(run), "--task", "word:test:n=3", "--engine", f"transformers:{model}"]
+    search += ["--strategy", "majority:n=4", "--max-new-tokens", "8"]
+    (run / "solutions.jsonl").write_text('{"strategy": "majority:n=4", "mod')
+    say_one_line(search, "solutions.jsonl, line 1", capsys)
+    (run / "solutions.jsonl").unlink()
+    (run / "run.toml").write_bytes(b"\xff\xfe[sample]")
+    say_one_line(["curve", str(run)], "run.toml: not a TOML file", capsys)
+
+    (tmp_path / "copy").mkdir()
+    for path in model.iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    for text in ('{"flops": 1', "[]"):
+        (tmp_path / "copy" / "training.json").write_text(text)
+        say_one_line(sample(tmp_path / "other", tmp_path / "copy"), "training.json: not ", capsys)
+
+
+def test_recipes_that_are_none_are_one_line(run, tmp_path, capsys):
+    (tmp_path / "binary").write_bytes(b"\xff\x00\xfe")
+    say_one_line(["demo", str(run), "--recipe", str(tmp_path / "binary")], "not a TOML file", capsys)
+    (tmp_path / "quote.toml").write_text('[[step]]\ncommand = "train \'"\n')
+    say_one_line(["demo", str(run), "--recipe", str(tmp_path / "quote.toml")], "not a recipe", capsys)
+    say_one_line(["curve", str(run), "--config", "a\0b"], "no such recipe", capsys)
+
+
+def test_a_closed_standard_input_is_said():
+    command = f"exec {sys.executable} -m reasoning verify - --verifier numeric <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "Standard input is closed: pipe rows into it, or name a JSONL file."
+
+
+def test_a_locale_without_the_sign_still_gets_the_table(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    texts = [
+        json.dumps({"q": f"1+{i}", "a": str(1 + i), "r": [str(1 + i), str(i % 2 + 1)]}) for i in range(6)
+    ]
+    rows.write_text("\n".join(texts))
+    run, mapping = str(tmp_path / "r"), "question=q,answer=a,response=r[]"
+    assert main(["import", str(rows), run, "--map", mapping, "--verifier", "numeric"]) == 0
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "reasoning", "curve", run]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"pass@1" in done.stdout
+    assert done.stdout.isascii()

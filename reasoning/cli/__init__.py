@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars; ours say what is going on
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in a locale without "±" a "?" is better than no table
+            stream.reconfigure(errors="replace")
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
@@ -134,6 +138,8 @@ class Parser(argparse.ArgumentParser):
 def read_recipe(path: str | None, verb: str) -> dict[str, Any]:
     if path is None:
         return {}
+    if "\0" in path:
+        raise UserError(f"{path!r}: no such recipe.")
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

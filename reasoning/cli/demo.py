@@ -41,7 +41,10 @@ def read_steps(options: DemoOptions) -> list[Step]:
         path = Path(options.recipe)
         if not path.is_file():
             raise UserError(f"{path}: no such recipe.")
-        text, name = path.read_text(encoding="utf-8"), str(path)
+        try:
+            text, name = path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as e:
+            raise UserError(f"{path}: not a TOML file ({e}).") from None
     else:
         text, name = (
             (resources.files("reasoning") / "recipes" / "demo.toml").read_text(encoding="utf-8"),
@@ -59,7 +62,7 @@ def read_steps(options: DemoOptions) -> list[Step]:
             )
             for step in steps
         ]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{name}: not a recipe of [[step]] tables with a command each ({e}).") from None
 
 

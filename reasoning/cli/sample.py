@@ -109,5 +109,13 @@ def register_model(pool: Pool, engine: Any, spec: str) -> None:
         info["shape"] = engine.shape.to_json()
     training = Path(parse_spec(spec).argument or spec) / "training.json"
     if training.is_file():
-        info["training"] = json.loads(training.read_text())
+        try:
+            info["training"] = json.loads(training.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise UserError(
+                f"{training}: not JSON ({e}). It says what the model's training cost: mend it, or delete it "
+                "where reports may do without."
+            ) from None
+        if not isinstance(info["training"], dict):
+            raise UserError(f"{training}: not a JSON object. Delete it where reports may do without.")
     pool.add_model(engine.model, info)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,8 +72,9 @@ def run(options: SearchOptions) -> int:
     budget = Budget.parse(options.budget) if options.budget else None
     problems = load_problems(options.task, limit=options.limit or None)
     sampling = sampling_from(options)
-    engine = open_engine(options.engine)
     folder = Path(options.run)
+    stored(folder / "solutions.jsonl")  # a damaged one is said before anything is spent
+    engine = open_engine(options.engine)
     line = Line(f"search {search.name}")
     with Pool.open(folder) as pool, Ledger(budget, path=folder) as ledger:
         register_model(pool, engine, options.engine)
@@ -115,9 +117,7 @@ def store(
     right: Sequence[bool],
 ) -> None:
     """Write this strategy's answers into ``path``, in the place of its earlier ones; others' rows stay."""
-    kept = []
-    if path.is_file():
-        kept = [row for row in map(json.loads, path.read_text().splitlines()) if row["strategy"] != strategy]
+    kept = [row for row in stored(path) if row["strategy"] != strategy]
     for problem, solution, correct in zip(problems, solutions, right, strict=True):
         chain = solution.answer.chain
         kept.append(
@@ -139,6 +139,23 @@ def store(
     partial = path.with_name(".solutions.partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
     os.replace(partial, path)
+
+
+def stored(path: Path) -> list[dict[str, Any]]:
+    """The rows of solutions.jsonl. Raises UserError where a line is none."""
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "strategy" not in row:
+            raise UserError(
+                f"{path}, line {number}: not a row of this file. Move the file away and search again: what was "
+                "drawn is in the pool."
+            )
+        rows.append(row)
+    return rows
 
 
 def show(strategy: str, solutions: Sequence[Solution], right: Sequence[bool], paid: float) -> None:

@@ -80,6 +80,8 @@ def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
         done += rows
         line.update(done=done)
 
+    if options.target == "-" and sys.stdin is None:
+        raise UserError("Standard input is closed: pipe rows into it, or name a JSONL file.")
     with contextlib.ExitStack() as stack:
         rows = sys.stdin.buffer if options.target == "-" else stack.enter_context(open(options.target, "rb"))
         out = stack.enter_context(open(options.out, "w", encoding="utf-8")) if options.out else sys.stdout

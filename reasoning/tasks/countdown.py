@@ -17,6 +17,11 @@ from reasoning.records import Problem, digest
 from reasoning.tasks.base import Demonstration, Task, distinct_in_split, rng_of, whole_range
 from reasoning.tasks.prompts import render
 
+MOST_NUMBERS = 16
+"""Of more numbers hardly any random derivation ends at a small target."""
+MOST_DERIVATIONS = 10_000
+"""Tries for one problem; ordinary settings need some tens."""
+
 LOOSE, TIGHT, ATOM = 0, 1, 2  # how strongly an expression's outermost operator binds
 
 
@@ -73,14 +78,19 @@ def make_problem(
     rng: random.Random, fewest: int, most: int, largest: int, highest: int, use_all: bool, template: str
 ) -> tuple[Problem, Derivation]:
     """A problem with ``fewest`` to ``most`` numbers up to ``largest``, a target up to ``highest``, and the
-    derivation that it was made from."""
-    while True:
+    derivation that it was made from. Raises UserError where none comes up."""
+    for _ in range(MOST_DERIVATIONS):
         numbers = sorted(rng.randint(1, largest) for _ in range(rng.randint(fewest, most)))
         used = numbers if use_all else rng.sample(numbers, rng.randint(2, len(numbers)))
         solution = derive(used, rng)
         target = solution.result.value
         if 1 <= target <= highest and target not in numbers:
             break
+    else:
+        raise UserError(
+            f"countdown: of {MOST_DERIVATIONS} random problems of {fewest} to {most} numbers up to {largest}, none "
+            f"has a target of 1 to {highest}. Raise highest, or lower largest or numbers."
+        )
     listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
     rule = (
         f"each of the numbers {listed} exactly once"
@@ -159,6 +169,8 @@ def count_range(numbers: str, largest: int) -> tuple[int, int]:
     fewest, most = whole_range(numbers, "numbers of 'countdown'")
     if fewest < 2:
         raise UserError(f"numbers of 'countdown': at least 2 are needed, not {fewest}.")
+    if most > MOST_NUMBERS:
+        raise UserError(f"numbers of 'countdown': at most {MOST_NUMBERS}, not {most}.")
     if largest < 2:
         raise UserError(f"largest of 'countdown': at least 2, not {largest}.")
     return fewest, most

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from reasoning.errors import UserError
 from reasoning.records import Problem
 from reasoning.tasks.base import Demonstration, Task, distinct_in_split, rng_of, whole_range
 
@@ -140,8 +141,10 @@ def demonstrations(
 
 def step_range(steps: str) -> tuple[int, int]:
     fewest, most = whole_range(steps, "steps of word")
-    most = min(most, len(NAMES) - 1)
-    return max(1, fewest), max(1, most)
+    possible = len(NAMES) - 1  # a person a step, and the first
+    if most < 1 or fewest > possible:
+        raise UserError(f"steps of word: between 1 and {possible}, not {steps}.")
+    return max(1, fewest), min(most, possible)
 
 
 TASK = Task(

@@ -111,3 +111,16 @@ def test_bad_options():
         load_problems("countdown:test:numbers=2,largest=3")
     with pytest.raises(UserError, match=r"Unknown template 'boxd'\. Did you mean 'boxed'"):
         load_problems("countdown:test:template=boxd")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("numbers=99", "at most 16, not 99"),
+        ("numbers=3,highest=0", "none has a target of 1 to 0"),
+        ("numbers=3,largest=1000000000,highest=2", "none has a target of 1 to 2"),
+    ],
+)
+def test_what_no_derivation_reaches_is_said(options, words):
+    with pytest.raises(UserError, match=words):
+        load_problems(f"countdown:test:{options}")

@@ -118,3 +118,11 @@ def test_a_bad_limit_and_unknown_names():
         load_problems("countdown:test:number=3")
     with pytest.raises(UserError, match="given twice"):
         load_problems("countdown:test:numbers=3", numbers="4")
+
+
+@pytest.mark.parametrize("steps", ["900-900", "24", "0"])
+def test_word_has_as_many_steps_as_there_are_people(steps):
+    with pytest.raises(UserError, match="between 1 and 23"):
+        load_problems(f"word:test:steps={steps}")
+    assert load_problems("word:test:steps=0-1,n=2")
+    assert load_problems("word:test:steps=23-99,n=2")
