@@ -166,6 +166,8 @@ def _checked(value: Any, element: type, where: str) -> Any:
             except (ValueError, OverflowError):
                 pass
     elif isinstance(value, element):
+        if isinstance(value, str) and "\0" in value:  # no path, name or spec may hold one
+            raise UserError(f"{where}: {_short(value)} holds a NUL character.")
         return value
     raise UserError(f"{where}: {_short(value)} is not a {_noun(element)}.")
 

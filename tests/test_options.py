@@ -47,6 +47,7 @@ def test_help_survives_a_percent_sign(capsys):
         ({"run": "x", "kind": "be"}, "Did you mean 'bee'"),
         ({}, "some needs --run: folder"),
         ({"run": 3}, "not a text"),
+        ({"run": "a\0b"}, "holds a NUL character"),
     ],
 )
 def test_wrong_values_are_named(values, words):
