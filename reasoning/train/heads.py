@@ -149,7 +149,7 @@ def finetune(
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = base * lr_now
-        for part in micro_batches([rows[i] for i in batch], 16384):
+        for part in micro_batches([rows[i] for i in batch], 4096):
             chosen = [batch[i] for i in part]
             lengths = [len(rows[i]) for i in chosen]
             ids = torch.zeros(len(chosen), max(lengths), dtype=torch.long)
