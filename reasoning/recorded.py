@@ -32,6 +32,7 @@ from typing import Any
 from reasoning.agreement import LABEL, Agreement, agreement
 from reasoning.errors import UserError, unknown
 from reasoning.pool import Pool
+from reasoning.pool.admission import as_float, is_count, short
 from reasoning.records import Chain, Problem, Sampling, chain_key
 from reasoning.sampling import VerifyReport, verify
 from reasoning.tasks.files import paths, read_jsonl, text_of
@@ -267,8 +268,8 @@ class _Reader:
         text = values["response"]
         model = self.model if values.get("model") is None else str(values["model"])
         index = values.get("index", self._next.get((problem.id, model), 0))
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-            raise UserError(f"{where}: index must be a whole number from 0, not {index!r}.")
+        if not is_count(index):
+            raise UserError(f"{where}: index must be a whole number from 0 (below 2^63), not {short(index)}.")
         self._next[problem.id, model] = index + 1
         if text is None:
             self.report.empty += 1
@@ -297,14 +298,17 @@ class _Reader:
 
 
 def _verdict(value: Any, label: bool, where: str) -> Verdict | None:
-    """A recorded label or score as a verdict; null is none."""
+    """A recorded label or score as a verdict; null and NaN are none."""
     if value is None:
         return None
-    if not isinstance(value, bool | int | float) or not math.isfinite(value):
-        raise UserError(f"{where}: expected a number or true/false, found {value!r:.60}.")
-    if label and not 0 <= value <= 1:
+    number = as_float(value)
+    if number is None or math.isinf(number):
+        raise UserError(f"{where}: expected a number or true/false, found {short(value)}.")
+    if math.isnan(number):
+        return None
+    if label and not 0 <= number <= 1:
         raise UserError(f"{where}: a label lies in [0, 1], found {value}. Scores are given as score=...")
-    return Verdict(float(value), rule="recorded")
+    return Verdict(number, rule="recorded")
 
 
 def _squash(table: dict[str, Verdict]) -> bool:

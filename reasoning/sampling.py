@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from reasoning.budget import Ledger
 from reasoning.drawing import BATCH_CHAINS, BATCH_SECONDS, Drawer, default_sampling
 from reasoning.engines.base import Engine
-from reasoning.errors import BudgetError, EngineError
+from reasoning.errors import BudgetError, EngineError, ReasoningError, UserError
 from reasoning.pool import Pool
+from reasoning.pool.admission import admit_verdict, short
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_key
 from verifiers.base import Attempt, Verdict, Verifier
+from verifiers.errors import VerifierError
 
 _TRUNCATION_WARNING = 0.05
 
@@ -258,11 +260,24 @@ def scoring_worst(verifier: Verifier, attempts: Sequence[Attempt]) -> Cost:
 
 
 def judge(verifier: Verifier, attempts: Sequence[Attempt]) -> tuple[list[Verdict], Cost]:
-    """The verdicts and what they cost. Raises EngineError when their number is wrong."""
+    """The verdicts and what they cost; a score that is not a number (NaN) is missing.
+
+    Raises EngineError when their number is wrong, UserError that names the verifier when it raises or gives
+    something that is no verdict.
+    """
     started = time.monotonic()
-    verdicts = verifier.verify(attempts)
-    if len(verdicts) != len(attempts):
-        raise EngineError(f"{verifier.name} gave {len(verdicts)} verdicts on {len(attempts)} attempts.")
+    try:
+        given = verifier.verify(attempts)
+    except (ReasoningError, VerifierError):
+        raise
+    except Exception as e:
+        said = " ".join(str(e).split())[:300]
+        raise UserError(f"Verifier {verifier.name!r} failed with {type(e).__name__}: {said}") from e
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UserError(f"Verifier {verifier.name!r} gave {short(given)} where a list of Verdict was due.")
+    if len(given) != len(attempts):
+        raise EngineError(f"{verifier.name} gave {len(given)} verdicts on {len(attempts)} attempts.")
+    verdicts = [admit_verdict(verifier.name, v) for v in given]
     return verdicts, Cost(
         scored_tokens=sum(v.scored_tokens for v in verdicts),
         flops=sum(v.flops for v in verdicts),

@@ -173,7 +173,8 @@ GOOD = '{"q": "a", "r": ["x"], "s": [1]}'
         ('{"q": "", "r": ["x"], "s": [1]}', "line 2: column 'question' is empty"),
         ('{"q": "a", "r": [{}], "s": [1]}', "line 2, response 0: column 'response' must hold text"),
         ('{"q": "a", "r": ["x"], "s": ["high"]}', "line 2, response 0, score: expected a number"),
-        ('{"q": "a", "r": ["x"], "s": [NaN]}', "line 2, response 0, score: expected a number"),
+        ('{"q": "a", "r": ["x"], "s": [Infinity]}', "line 2, response 0, score: expected a number"),
+        ('{"q": "a", "r": ["x"], "s": [1' + "0" * 400 + "]}", "line 2, response 0, score: expected a number"),
     ],
 )
 def test_a_malformed_line_is_named_and_nothing_is_stored(tmp_path, line, says):
@@ -191,6 +192,7 @@ def test_other_bad_rows(tmp_path):
     with Pool.open(tmp_path) as pool:
         for rows, mapping, says in (
             ([{"q": "a", "r": "x", "k": -1}], "question=q,response=r,index=k", "whole number"),
+            ([{"q": "a", "r": "x", "k": 10**23}], "question=q,response=r,index=k", "row 1: index .* 2.63"),
             (
                 [{"q": "a", "r": "x", "k": 0}] * 2,
                 "question=q,response=r,index=k",

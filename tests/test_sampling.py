@@ -10,7 +10,7 @@ import pytest
 from fake_engine import ScriptedEngine
 
 from reasoning.budget import Budget, Ledger
-from reasoning.errors import BudgetError, EngineError
+from reasoning.errors import BudgetError, EngineError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Chain, Cost, Problem, Sampling
 from reasoning.sampling import sample, verify
@@ -296,3 +296,30 @@ def test_a_verifier_of_the_wrong_length_is_an_error(tmp_path):
         with pytest.raises(EngineError, match="4 verdicts on 5 attempts"):
             verify(pool, Short())
         assert not pool.verdicts("fair")
+
+
+class Mine(Fair):
+    def __init__(self, give):
+        super().__init__()
+        self.give = give
+
+    def verify(self, attempts):
+        return self.give(attempts)
+
+
+@pytest.mark.parametrize(
+    ("give", "says"),
+    [
+        (lambda a: 1 / 0, "^Verifier 'fair' failed with ZeroDivisionError: division by zero$"),
+        (lambda a: None, "^Verifier 'fair' gave None where a list of Verdict was due.$"),
+        (lambda a: [0.5] * len(a), "^Verifier 'fair' gave 0.5 where a Verdict was due.$"),
+        (lambda a: [Verdict(7.0)] * len(a), r"gave a score of 7.0 \(a score lies in \[0, 1\]\).$"),
+    ],
+)
+def test_a_verifier_that_misbehaves_is_one_line_that_names_it(tmp_path, give, says):
+    with Pool.open(tmp_path) as pool:
+        sample(PROBLEMS, ScriptedEngine(), pool, sampling=S)
+        with pytest.raises(UserError, match=says):
+            verify(pool, Mine(give))
+        assert not pool.verdicts("fair")
+        assert verify(pool, Mine(lambda a: [Verdict(float("nan"))] * len(a))).missing == len(PROBLEMS)

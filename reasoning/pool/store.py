@@ -16,6 +16,7 @@ from reasoning.budget import Charge
 from reasoning.durable import AppendFile, frame, frame_row
 from reasoning.errors import PoolError
 from reasoning.pool import shards
+from reasoning.pool.admission import admit_verdict, check_chain, check_problem, check_text
 from reasoning.pool.folder import Folder, Sealed, find_folder
 from reasoning.pool.rows import (
     chain_body,
@@ -87,11 +88,16 @@ class Pool:
     # ---- writing
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Add problems that are not there yet; their order is kept by every query."""
+        """Add problems that are not there yet; their order is kept by every query.
+
+        Raises PoolError for an id, prompt or task that is not text; nothing of the call is stored then.
+        """
         with self._lock:
             orders = self._orders()
             after = max((order for order, _ in orders.values()), default=-1) + 1
             new = list({p.id: p for p in problems if p.id not in orders}.values())
+            for problem in new:
+                check_problem(problem)
             lines = [frame(problem_body(p, after + i)) for i, p in enumerate(new)]
             self._append(lines)
             self._tail.problems.update({p.id: (after + i, p) for i, p in enumerate(new)})
@@ -102,6 +108,7 @@ class Pool:
         with self._lock:
             info = dict(info or {})
             if self.models().get(model) != info:
+                check_text(model, "A model's id")
                 body = json_value({"model": {"id": model, "info": info}}, f"information on model {model}")
                 self._append([frame(body.encode())])
                 self._tail.models[model] = info
@@ -110,7 +117,8 @@ class Pool:
         """Store chains, and with them, in the same write, the ledger rows that paid for them.
 
         Lone surrogates in the text become U+FFFD. Raises ValueError for a malformed key or a problem that was
-        not added, PoolError when the disk refuses; nothing of the call is stored then.
+        not added, PoolError for a value that no shard takes (see `admission`) and when the disk refuses;
+        nothing of the call is stored then.
         """
         with self._lock:
             problems, kept = self._orders(), []
@@ -121,8 +129,9 @@ class Pool:
                     raise ValueError(
                         f"problem {chain.problem_id} is not in the pool: add_problems comes first"
                     )
+                check_chain(chain)
                 kept.append(_with_text(chain, clean_text(chain.text)))
-            lines = [frame(chain_body(c)) for c in kept]
+            lines = [frame(_body(c)) for c in kept]
             self._append(lines + [frame_row({"charge": c.to_json()}) for c in charges])
             self._tail.chains.update((c.key, c) for c in kept)
             self._tail.charges.update((c.id, c) for c in charges)
@@ -139,10 +148,16 @@ class Pool:
 
         oracle: whether the verifier reads the reference; None keeps what is known of it, and takes a verifier
         that nothing is known of for an oracle, which is the side on which no result is flattered.
+        A score that is not a number (NaN) is stored as missing. Raises UserError that names the verifier for
+        any other value that is no score, answer, ...; nothing of the call is stored then.
         """
+        check_text(verifier, "A verifier's name")
+        verdicts = {key: admit_verdict(verifier, v) for key, v in verdicts.items()}
+        for key in verdicts:
+            check_text(key, "A chain's key")
         with self._lock:
             known = self.verifiers().get(verifier)
-            flag = (True if known is None else known) if oracle is None else oracle
+            flag = (True if known is None else known) if oracle is None else bool(oracle)
             lines = [frame(verdict_body(verifier, key, v)) for key, v in verdicts.items()]
             lines += [frame_row({"charge": c.to_json()}) for c in charges]
             if flag != known:
@@ -361,6 +376,13 @@ def _small(segment: Sealed | Segment, table: str) -> dict[str, Any]:
     if table == "charges":
         return {c.id: c for c in shards.charges_from(content)}
     return dict(zip(content["name"].to_pylist(), content["oracle"].to_pylist(), strict=True))
+
+
+def _body(chain: Chain) -> bytes:
+    try:
+        return chain_body(chain)
+    except (OverflowError, TypeError, ValueError) as e:  # of packing numbers that are none, or too large
+        raise PoolError(f"Chain {chain.key} cannot be stored ({e}); nothing was stored.") from e
 
 
 def _with_text(chain: Chain, text: str) -> Chain:

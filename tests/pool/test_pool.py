@@ -421,3 +421,69 @@ def test_opening(tmp_path):
     (tmp_path / "run" / "pool" / "pool.json").write_text('{"format": 99}')
     with pytest.raises(PoolError, match="format 99"):
         Pool.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict("high", "1"),  # type: ignore[arg-type]
+        Verdict(7.0),
+        Verdict(-math.inf),
+        Verdict(10**400),
+        Verdict(1.0, 3),  # type: ignore[arg-type]
+        Verdict(1.0, status="\ud800"),
+        Verdict(1.0, rule=None),  # type: ignore[arg-type]
+        Verdict(1.0, steps=("a",)),  # type: ignore[arg-type]
+        Verdict(1.0, steps=0.5),  # type: ignore[arg-type]
+        Verdict(1.0, scored_tokens=2**63),
+        Verdict(1.0, flops=-1.0),
+        None,
+    ],
+)
+def test_a_verdict_that_no_shard_takes_is_refused_before_it_is_written(tmp_path, verdict):
+    first = full(tmp_path)[0]
+    with Pool.open(tmp_path) as pool:
+        with pytest.raises(UserError, match=r"^Verifier 'mine' gave [^\n]*$"):
+            pool.add_verdicts("mine", {first.key: Verdict(1.0), chain(index=1).key: verdict})
+        assert not pool.verdicts("mine")
+        pool.add_verdicts("mine", {first.key: Verdict(math.nan, steps=[1, np.float32(0.5)])})  # type: ignore[arg-type]
+        pool.seal()
+    with Pool.open(tmp_path) as pool:
+        assert pool.verdicts("mine") == {first.key: Verdict(None, steps=(1.0, 0.5))}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": 99999999999999999999999},
+        {"index": 1.5},
+        {"model": "\ud800"},
+        {"finish_reason": 3},
+        {"token_ids": (2**31,)},
+        {"token_ids": ("a",)},
+        {"logprobs": ("a",)},
+        {"cost": Cost(2**63)},
+        {"cost": Cost(0.5)},  # type: ignore[arg-type]
+        {"cost": Cost(flops=2**70)},
+    ],
+)
+def test_a_chain_that_no_shard_takes_is_refused_before_it_is_written(tmp_path, changes):
+    chains = full(tmp_path)
+    with Pool.open(tmp_path) as pool:
+        with pytest.raises(PoolError, match="nothing was stored"):
+            pool.append([chain(index=9), replace(chain(index=8), **changes)])
+        pool.seal()
+    assert not list((tmp_path / "pool" / "wal").iterdir())
+    with Pool.open(tmp_path) as pool:
+        assert len(pool.keys()) == len(chains)
+
+
+def test_a_problem_that_no_shard_takes_is_refused_before_it_is_written(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        for changes in ({"id": "\ud800"}, {"task": "\ud800"}, {"prompt": 3}):
+            with pytest.raises(PoolError, match="nothing was stored"):
+                pool.add_problems([replace(PROBLEMS[0], **changes)])
+        with pytest.raises(PoolError, match="nothing was stored"):
+            pool.add_model("\ud800", {})
+        pool.seal()
+        assert not pool.problems()
