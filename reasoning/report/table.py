@@ -86,7 +86,10 @@ def summary_table(
             if seconds:
                 cells.append(f"{seconds[model]:.0f}" if first and model in seconds else EMPTY)
             rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows), oracle, tuple(_notes(measured, curves, tokens or flops)))
+    notes = _notes(measured, curves, tokens or flops)
+    if any("[" in cell for row in rows for cell in row[2:]):
+        notes.insert(1, "Near 0 and 100 the interval itself is shown: [from, to].")
+    return Table(tuple(columns), tuple(rows), oracle, tuple(notes))
 
 
 def _accuracy(curve: Curve | None, k: int) -> str:
@@ -95,7 +98,10 @@ def _accuracy(curve: Curve | None, k: int) -> str:
         return EMPTY
     if math.isnan(point.low):
         return percent(point.accuracy)
-    return f"{percent(point.accuracy)} ±{percent((point.high - point.low) / 2)}"
+    half = (point.high - point.low) / 2
+    if not half <= point.accuracy <= 1 - half:  # ± would promise less than 0 or more than 100
+        return f"{percent(point.accuracy)} [{percent(point.low)}, {percent(point.high)}]"
+    return f"{percent(point.accuracy)} ±{percent(half)}"
 
 
 def _notes(measured: Measured, curves: Sequence[Curve], priced: bool) -> list[str]:

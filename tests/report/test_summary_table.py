@@ -36,7 +36,7 @@ def test_cells_are_the_curves(measured, curves):
     assert [row[1] for row in table.rows] == ["1", "4", "16"] * 3
     (vote,) = [c for c in curves if (c.model, c.strategy, c.difficulty) == ("grpo@24", "majority", None)]
     point = vote.at(16)
-    expected = f"{100 * point.accuracy:.1f} ±{50 * (point.high - point.low):.1f}"
+    expected = f"{100 * point.accuracy:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
     assert cell(table, "grpo", 16, "majority") == expected
     assert cell(table, "grpo", 16, "tokens") == f"{point.output_tokens:,.0f}"
     assert cell(table, "grpo", 1, "majority") == EMPTY
@@ -85,6 +85,23 @@ def test_the_terminal_shows_every_cell_at_80_and_at_160_columns(measured, curves
             for text in row:
                 for word in text.split():
                     assert word in shown, f"{word!r} is cut at {width} columns"
+
+
+def test_an_interval_that_would_cross_a_bound_is_written_out(measured, curves):
+    def moved(point):
+        return replace(point, accuracy=1.0, low=0.96, high=1.0) if point.k == 4 else point
+
+    changed = [replace(c, points=tuple(map(moved, c.points))) for c in curves]
+    table = summary_table(measured, changed)
+    assert cell(table, "grpo", 4, "majority") == "100.0 [96.0, 100.0]"
+    assert table.notes[1].endswith("[from, to].")
+    inside = [
+        replace(c, points=tuple(replace(p, accuracy=0.5, low=0.4, high=0.6) for p in c.points))
+        for c in curves
+    ]
+    table = summary_table(measured, inside)
+    assert cell(table, "grpo", 4, "majority") == "50.0 ±10.0"
+    assert not table.notes[1].endswith("[from, to].")
 
 
 def test_names_are_shown_as_they_are_without_markup_or_escapes(measured, curves):
