@@ -191,6 +191,7 @@ class Ledger:
     def _open(self, path: Path) -> AppendFile:
         if path.suffix != ".jsonl":
             path = path / "ledger.jsonl"
+        existed = path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = AppendFile(path)
@@ -205,11 +206,24 @@ class Ledger:
         if alone and reading.whole_bytes < file.size:
             file.truncate(reading.whole_bytes)
         if reading.rows:
-            self.id = reading.rows[0]["ledger"]
-            for row in reading.rows[1:]:
-                if "ledger" not in row:
-                    self._add(Charge.from_json(row))
+            try:
+                charges = [Charge.from_json(row) for row in reading.rows if "ledger" not in row]
+                named = next((row["ledger"] for row in reading.rows if "ledger" in row), "")
+                # Where the first line, which names the ledger, is damaged: rows begin with its name.
+                self.id = named or charges[0].id.rpartition("-")[0]
+            except (KeyError, TypeError, AttributeError) as e:
+                file.close()
+                raise PoolError(
+                    f"{path}: this is no ledger ({type(e).__name__}: {e}); move it away and run the same "
+                    "command again to begin a new one."
+                ) from e
+            for charge in charges:
+                self._add(charge)
         else:
+            if existed:
+                self.notes.append(
+                    f"{path} holds no rows: what was spent before is not known, and counts from 0 again."
+                )
             file.append(frame_row({"ledger": self.id, "format": 1}))
             fsync_folder(path.parent)
         if alone and self.budget is None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning.budget import Budget, Charge, Ledger
+from reasoning.durable import frame_row
 from reasoning.errors import EngineError, PoolError, UserError
 from reasoning.records import Cost
 
@@ -242,3 +243,26 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, budget
     with Ledger(None, tmp_path) as again:
         assert [c.cost.output_tokens for c in again.charges] == [1, 3]
         assert len(again.notes) == (budget is None), "beside other writers the torn line has to stay"
+
+
+def test_a_ledger_whose_first_line_is_damaged_goes_on_with_a_note(tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    with Ledger(Budget(tokens=100), file) as ledger:
+        ledger.charge(Cost(prompt_tokens=30), phase="sample")
+        name = ledger.id
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    with Ledger(Budget(tokens=100), file) as again:
+        assert (again.id, again.left().tokens) == (name, 70)
+        assert any("line 1" in note for note in again.notes)
+
+
+def test_an_emptied_ledger_is_noted_and_a_foreign_file_is_one_line(tmp_path):
+    with Ledger(None, tmp_path / "new.jsonl") as ledger:
+        assert not ledger.notes
+    file = tmp_path / "ledger.jsonl"
+    file.touch()
+    with Ledger(None, file) as ledger:
+        assert any("holds no rows" in note for note in ledger.notes)
+    file.write_bytes(frame_row({"segment": "x"}))
+    with pytest.raises(PoolError, match=r"^[^\n]* this is no ledger [^\n]*$"):
+        Ledger(None, file)
