@@ -45,7 +45,12 @@ class Outcome:
 
 class Drawer:
     """Draws through one engine on one purse. ``store`` gets every batch of whole chains once it is safe in
-    the pool (when there is one)."""
+    the pool (when there is one).
+
+    scoring: for chains that are to be scored, about the most that scoring one chain of a draw costs; it is
+    reserved with each chain. stepped: called after each step, when its reservation is settled, to set aside
+    what scoring its chains really takes.
+    """
 
     def __init__(
         self,
@@ -57,7 +62,11 @@ class Drawer:
         strategy: str = "",
         batch_chains: int = BATCH_CHAINS,
         batch_seconds: float = BATCH_SECONDS,
+        scoring: Callable[[Draw], Cost] | None = None,
+        stepped: Callable[[], None] | None = None,
     ):
+        self.scoring = scoring
+        self.stepped = stepped
         self.engine = engine
         self.ledger = ledger
         self.pool = pool
@@ -88,6 +97,8 @@ class Drawer:
                 break
             with held:
                 self._generate(_part(draws, todo[:count]), held, outcome)
+            if self.stepped is not None:
+                self.stepped()
             todo = todo[count:]
         return outcome
 
@@ -113,15 +124,19 @@ class Drawer:
         if self.ledger.budget is None:
             return len(wants), Cost()
         counts: dict[int, int] = {}
+        scored: dict[int, Cost] = {}
         total = Cost()
         for number, (_, at) in enumerate(wants):
             counts[at] = k = counts.get(at, 0) + 1
             if (k, at) not in known:
                 known[k, at] = self.engine.worst_case(replace(draws[at], indices=draws[at].indices[:k]))
+            if self.scoring is not None and at not in scored:
+                scored[at] = self.scoring(draws[at])
             after, before = known[k, at], known[k - 1, at] if k > 1 else Cost()
+            score = scored.get(at, Cost())
             more = Cost(
-                prompt_tokens=total.tokens + after.tokens - before.tokens,
-                flops=total.flops + after.flops - before.flops,
+                prompt_tokens=total.tokens + after.tokens - before.tokens + score.tokens,
+                flops=total.flops + after.flops - before.flops + score.flops,
             )
             if not self.ledger.fits(more, number + 1):
                 return number, total

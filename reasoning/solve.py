@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reasoning.budget import Ledger
+from reasoning.budget import Ledger, Reservation
 from reasoning.drawing import BATCH_CHAINS, Drawer, default_sampling, draw_keys
 from reasoning.engines.base import Engine
 from reasoning.errors import UserError
@@ -72,21 +72,24 @@ def solve(
         raise UserError(f"{search.name} needs a scorer, such as --scorer learned:PATH.")
     ledger = ledger if ledger is not None else Ledger()
     sampling = sampling or default_sampling(engine)
-    run = _Run(engine, ledger, pool, scorer, extractor or Exact(), search.name, phase)
+    run = _Run(engine, ledger, pool, scorer, extractor or Exact(), search.name, phase, search.needs_scorer)
     run.add(problems)
     games = [_Game(problem, search(problem, sampling)) for problem in problems]
     progress = progress or Silent()
-    while asking := [g for g in games if g.asked]:
-        run.draw([(g, r) for g in asking for r in g.asked if isinstance(r, Draw)])
-        run.score([(g, r) for g in asking for r in g.asked if isinstance(r, Judge)])
-        for game in asking:
-            game.move([run.result(game, request) for request in game.asked])
-        progress.update(
-            done=sum(not g.asked for g in games),
-            total=len(games),
-            output_tokens=run.drawer.total.cost.output_tokens,
-            budget=budget_text(ledger),
-        )
+    try:
+        while asking := [g for g in games if g.asked]:
+            run.draw([(g, r) for g in asking for r in g.asked if isinstance(r, Draw)])
+            run.score([(g, r) for g in asking for r in g.asked if isinstance(r, Judge)])
+            for game in asking:
+                game.move([run.result(game, request) for request in game.asked])
+            progress.update(
+                done=sum(not g.asked for g in games),
+                total=len(games),
+                output_tokens=run.drawer.total.cost.output_tokens,
+                budget=budget_text(ledger),
+            )
+    finally:
+        run.release()
     solutions = [run.solution(game) for game in games]
     run.note_discarded(games)
     return solutions
@@ -135,6 +138,7 @@ class _Run:
         extractor: Verifier,
         strategy: str,
         phase: str,
+        reserve_scores: bool,
     ):
         self.engine = engine
         self.ledger = ledger
@@ -148,7 +152,20 @@ class _Run:
         self.fresh: set[str] = set()
         self.answers: dict[str, str | None] = {}
         self.verdicts: dict[str, Verdict] = {}
-        self.drawer = Drawer(engine, ledger, pool, self._keep, phase, strategy)
+        self.unscored: list[Chain] = []
+        self.aside: list[Reservation] = []
+        """Set aside for scoring what was drawn; given back before it is scored."""
+        limited = reserve_scores and ledger.budget is not None
+        self.drawer = Drawer(
+            engine,
+            ledger,
+            pool,
+            self._keep,
+            phase,
+            strategy,
+            scoring=self._scoring_of_one if limited else None,
+            stepped=self._set_aside if limited else None,
+        )
 
     def add(self, problems: Sequence[Problem]) -> None:
         self.problems = {p.id: p for p in problems}
@@ -173,40 +190,90 @@ class _Run:
             coming.update(keys)
             if new:
                 wanted.append(replace(draw, indices=tuple(new)))
+            self.unscored += [self.chains[k] for k in keys if k in self.chains and k not in self.verdicts]
         if wanted:
+            if self.drawer.stepped is not None:
+                self.drawer.stepped()
             self.drawer.draw(wanted)
 
     def _keep(self, chains: Sequence[Chain]) -> None:
         self.chains.update((c.key, c) for c in chains)
         self.fresh.update(c.key for c in chains)
+        self.unscored += chains
+
+    def _attempts(self, scorer: Verifier, chains: Sequence[Chain]) -> list[Attempt]:
+        return [attempt(c, self.problems[c.problem_id], scorer.oracle) for c in chains]
+
+    def _scoring_of_one(self, draw: Draw) -> Cost:
+        """What scoring a chain of max_new_tokens (about as many words) takes: a chain's text is not known
+        before it is drawn. A guess too low leaves chains without a score; it never overshoots."""
+        assert self.scorer is not None
+        n = len(draw.prefix) + draw.sampling.max_new_tokens
+        longest = Chain(draw.problem.id, 0, " a" * n, (0,) * n, (0.0,) * n)
+        return scoring_worst(self.scorer, self._attempts(self.scorer, [longest]))
+
+    def _set_aside(self) -> None:
+        """Keep what scoring the chains just drawn (or found in the pool) takes from being spent on further chains."""
+        assert self.scorer is not None
+        count = self._affordable_scores(self.scorer, self.unscored)
+        if count:
+            worst = scoring_worst(self.scorer, self._attempts(self.scorer, self.unscored[:count]))
+            if held := self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy):
+                self.aside.append(held)
+        self.unscored = []
+
+    def release(self) -> None:
+        for held in self.aside:
+            held.release()
+        self.aside, self.unscored = [], []
 
     def score(self, requests: list[tuple[_Game, Judge]]) -> None:
-        """Judge the chains that have no score yet, as many as the purse affords."""
-        if self.scorer is None:
+        """Judge the chains that have no score yet, as many as the purse affords: the first chain of every
+        problem, then the second, and so on."""
+        if self.scorer is None or not requests:
             return
-        chains = {c.chain.key: c.chain for _, request in requests for c in request.candidates}
-        todo = [c for key, c in chains.items() if key not in self.verdicts]
-        while todo:
-            batch = todo[:BATCH_CHAINS]
-            attempts = [attempt(c, self.problems[c.problem_id], self.scorer.oracle) for c in batch]
-            held = None
-            while attempts and held is None:
-                worst = scoring_worst(self.scorer, attempts)
-                held = self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy)
-                if held is None:
-                    attempts = attempts[: len(attempts) // 2]
-            if held is None:
-                return
-            with held:
-                verdicts, cost = judge(self.scorer, attempts)
-                judged = {c.key: v for c, v in zip(batch, verdicts, strict=False)}
-                charge = held.prepare(cost)
-                if self.pool is not None:
-                    charges = [charge] if self.ledger.durable else []
-                    self.pool.add_verdicts(self.scorer.name, judged, charges=charges)
-                held.commit(charge)
-            self.verdicts.update(judged)
-            todo = todo[len(attempts) :]
+        self.release()
+        places = {
+            c.chain.key: (level, c.chain)
+            for _, request in requests
+            for level, c in enumerate(request.candidates)
+            if c.chain.key not in self.verdicts
+        }
+        together = {key: at for at, key in enumerate(places)}  # a problem's chains stay side by side
+        todo = [chain for _, chain in sorted(places.values(), key=lambda place: place[0])]
+        while todo and (count := self._affordable_scores(self.scorer, todo)):
+            chosen = sorted(todo[:count], key=lambda c: together[c.key])
+            for start in range(0, count, BATCH_CHAINS):
+                if not self._judge(self.scorer, chosen[start : start + BATCH_CHAINS]):
+                    return
+            todo = todo[count:]
+
+    def _affordable_scores(self, scorer: Verifier, chains: Sequence[Chain]) -> int:
+        count = len(chains)
+        if self.ledger.budget is None:
+            return count
+        attempts = self._attempts(scorer, chains)
+        while count and not self.ledger.fits(scoring_worst(scorer, attempts[:count])):
+            count //= 2
+        return count
+
+    def _judge(self, scorer: Verifier, chains: Sequence[Chain]) -> bool:
+        """Score, charge and store; False when the purse does not pay for it (another thread has spent)."""
+        attempts = self._attempts(scorer, chains)
+        worst = scoring_worst(scorer, attempts)
+        held = self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy)
+        if held is None:
+            return False
+        with held:
+            verdicts, cost = judge(scorer, attempts)
+            judged = {c.key: v for c, v in zip(chains, verdicts, strict=True)}
+            charge = held.prepare(cost)
+            if self.pool is not None:
+                charges = [charge] if self.ledger.durable else []
+                self.pool.add_verdicts(scorer.name, judged, charges=charges)
+            held.commit(charge)
+        self.verdicts.update(judged)
+        return True
 
     def result(self, game: _Game, request: Request) -> list[Any]:
         if isinstance(request, Draw):

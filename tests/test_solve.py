@@ -194,3 +194,44 @@ def test_an_interrupted_search_goes_on(tmp_path):
         whole = solve(PROBLEMS, search, ScriptedEngine(), sampling=S)
         assert [(s.answer.answer, s.chains) for s in resumed] == [(s.answer.answer, s.chains) for s in whole]
         assert ledger.spent.samples == sum(s.samples for s in whole)
+
+
+TWENTY = [Problem.make(f"What is {i} plus {i} ?", str(2 * i)) for i in range(20)]
+
+
+@pytest.mark.parametrize("spec", ["best_of_n:n=8", "weighted_majority:n=8"])
+@pytest.mark.parametrize("spare", [0, 1, 17, 100, 700])
+def test_a_tight_budget_keeps_the_scores_of_what_it_draws(spec, spare):
+    """Enough for one chain of each problem and its score: every problem is answered by a scored chain."""
+    engine = ScriptedEngine(shuffled=False)
+    one = sum(engine.worst_case(Draw(p, S)).tokens + 3 for p in TWENTY)
+    ledger = Ledger(Budget(tokens=one + spare))
+    solutions = solve(
+        TWENTY, open_search(spec), engine, ledger, None, Length(), extractor=Numeric(), sampling=S
+    )
+    assert spent(ledger).tokens <= one + spare
+    assert all(s.answer.answer is not None for s in solutions)
+    assert spent(ledger).scored_tokens >= 3 * 20
+    if spec.startswith("best"):
+        assert spent(ledger).scored_tokens == 3 * sum(s.samples for s in solutions), (
+            "no chain without a score"
+        )
+    assert ledger.left().tokens == one + spare - spent(ledger).tokens, "nothing stays reserved"
+
+
+@pytest.mark.parametrize("spec", ["best_of_n:n=3", "weighted_majority:n=3"])
+def test_scores_go_round_the_problems_and_without_any_the_votes_decide(tmp_path, spec):
+    with Pool.open(tmp_path) as pool:
+        sample(TWENTY, ScriptedEngine(), pool, n=3, sampling=S)
+        votes = solve(TWENTY, open_search("majority:n=3"), ScriptedEngine(), None, pool, None, Numeric(), S)
+        for tokens, least, most in ((2, 0, 0), (3 * 20, 1, 1), (3 * 30, 1, 2)):
+            scorer = Length()
+            scorer.name = f"length-{tokens}"
+            ledger = Ledger(Budget(tokens=tokens))
+            found = solve(TWENTY, open_search(spec), ScriptedEngine(), ledger, pool, scorer, Numeric(), S)
+            known = pool.verdicts(scorer.name)
+            counts = [sum(k in known for k in s.chains) for s in found]
+            assert (min(counts), max(counts)) == (least, most)
+            assert all(s.answer.answer is not None for s in found)
+            if not most:
+                assert [s.answer.answer for s in found] == [v.answer.answer for v in votes]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from reasoning.errors import UserError
 from reasoning.records import Draw, Problem, Sampling
-from reasoning.search.base import Answer, Judge, Steps, Strategy
+from reasoning.search.base import Answer, Judge, Steps, Strategy, elect, tally
 
 
 @dataclass(frozen=True)
 class BestOfN(Strategy):
-    """n: chains per problem. A chain without a score is out of the race; without any score there is no
-    answer."""
+    """n: chains per problem. A chain without a score is out of the race; where the purse
+    paid for no score at all, the plain vote decides."""
 
     n: int = 16
     kind = "best_of_n"
@@ -27,6 +27,6 @@ class BestOfN(Strategy):
         scores = yield Judge(candidates)
         scored = [(score, c) for score, c in zip(scores, candidates, strict=True) if score is not None]
         if not scored:
-            return Answer()
+            return elect(tally(candidates), candidates)
         score, best = max(scored, key=lambda pair: pair[0])
         return Answer(best.answer, best.chain, {} if best.answer is None else {best.answer: score})

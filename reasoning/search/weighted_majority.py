@@ -11,7 +11,8 @@ from reasoning.search.base import Judge, Steps, Strategy, elect, tally
 
 @dataclass(frozen=True)
 class WeightedMajority(Strategy):
-    """n: chains per problem. A chain without a score does not vote."""
+    """n: chains per problem. A chain without a score does not vote; where there is no score
+    at all, each has one vote."""
 
     n: int = 16
     kind = "weighted_majority"
@@ -26,4 +27,6 @@ class WeightedMajority(Strategy):
         # Only what votes is scored: a chain without an answer would cost a score and change nothing.
         voters = [c for c in candidates if c.answer is not None]
         scores = yield Judge(voters)
+        if all(score is None for score in scores):
+            return elect(tally(voters), voters)
         return elect(tally(voters, scores), voters)

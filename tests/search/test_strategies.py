@@ -52,7 +52,8 @@ def test_best_of_n_takes_the_best_score_and_leaves_out_what_has_none():
     search = open_search("best_of_n:n=4")
     answer, _ = play(search, ["1", "2", "3", "4"], [0.2, 0.9, None, 0.9])
     assert (answer.answer, answer.chain.index) == ("2", 1)
-    assert play(search, ["1", "2"], [None, None])[0] == Answer()
+    unscored, _ = play(search, ["1", "2", "2"], [None, None, None])
+    assert (unscored.answer, unscored.chain.index) == ("2", 1), "without any score the votes decide"
     best, _ = play(search, [None, "2"], [0.9, 0.1])
     assert best.answer is None
     assert best.chain.index == 0, "the scorer chose a chain without an answer"
