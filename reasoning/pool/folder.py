@@ -166,10 +166,12 @@ class Folder:
     def load(self, repair: bool) -> list[Sealed | Segment]:
         """All segments, oldest first. ``repair`` seals what dead writers left behind.
 
-        The write-ahead files are listed before the manifest is read: one that is sealed and removed in
-        between is in the manifest by then.
+        The shards are listed before the write-ahead files, and these before the manifest is read: one that is
+        sealed and removed in between is in the manifest by then. So a shard that neither knows has lost its
+        line (the manifest was deleted or emptied): it is taken in again, with a note.
         """
         with self.locked() if repair else contextlib.nullcontext():
+            shard_names = self._shard_names()
             unsealed: list[Segment] = []
             for path in sorted(self.wal.glob("*.jsonl")):
                 try:
@@ -189,9 +191,48 @@ class Folder:
                 if file is not None:
                     file.close()
             sealed = self.sealed()
+            known = {*sealed, *(s.name for s in unsealed)}
+            for name in sorted(shard_names - known):
+                if (orphan := self._adopt(name)) is not None:
+                    sealed[name] = orphan
+                    if repair:
+                        self._add_line(orphan)
         self._note_missing(sealed)
         live = [s for s in unsealed if s.name not in sealed]
         return sorted([*sealed.values(), *live], key=lambda s: s.name)
+
+    def _shard_names(self) -> set[str]:
+        """The segments that have shards."""
+        return {p.stem.partition("-")[2] for p in (self.path / "shards").glob("[!.]*-*-*.parquet")}
+
+    def _adopt(self, name: str) -> Sealed | None:
+        """The segment whose shards lie there without a line in the manifest; None when none is whole."""
+        found = Sealed(name, self, {})
+        for table, schema in shards.SCHEMAS.items():
+            path = self.shard(table, name)
+            try:
+                content = shards.read_shard(path)
+                if content.schema.names != schema.names:
+                    raise pa.ArrowInvalid(f"its columns are not those of {table}")
+            except FileNotFoundError:
+                continue
+            except (OSError, pa.ArrowException) as e:
+                self._note(f"{path}: damaged, and not in {self.manifest.name}: left out ({_first_line(e)}).")
+                continue
+            found.rows[table] = content.num_rows
+            if table == "chains":
+                columns = (content[c].to_pylist() for c in ("model", "sampling", "parent"))
+                rows = zip(*columns, strict=True)
+                found.counts = Counter((model, sampling) for model, sampling, parent in rows if not parent)
+        if not found.rows:
+            return None
+        rows = ", ".join(f"{n} {table}" for table, n in found.rows.items())
+        self._note(f"{self.manifest} had lost the shards of {name}: taken in again ({rows}).")
+        return found
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _note_missing(self, sealed: dict[str, Sealed]) -> None:
         for segment in sealed.values():
@@ -245,6 +286,10 @@ class Folder:
         finally:
             manifest.close()
         fsync_folder(self.path)
+
+
+def _first_line(e: Exception) -> str:
+    return str(e).split("\n")[0]
 
 
 def _fsync_file(path: Path) -> None:

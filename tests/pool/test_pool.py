@@ -487,3 +487,45 @@ def test_a_problem_that_no_shard_takes_is_refused_before_it_is_written(tmp_path)
             pool.add_model("\ud800", {})
         pool.seal()
         assert not pool.problems()
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied", "first line damaged"])
+def test_shards_without_a_line_in_the_manifest_are_taken_in_again(tmp_path, how):
+    chains = full(tmp_path)
+    with Pool.open(tmp_path) as pool:
+        pool.append([chain(index=7), chain(index=8, parent="a" * 32)])
+        pool.add_verdicts("mine", {chains[0].key: Verdict(1.0)}, oracle=False)
+    with Pool.open(tmp_path) as pool:
+        everything = pool.chains(continuations=True), pool.problems(), pool.verdicts("mine"), pool.samplings()
+        counts = [s.groups() for s in pool._segments]
+    manifest = tmp_path / "pool" / "manifest.jsonl"
+    whole = manifest.read_bytes()
+    if how == "deleted":
+        manifest.unlink()
+    else:
+        manifest.write_bytes(b"" if how == "emptied" else b"x" + whole[1:])
+    notes = []
+    for read_only in (True, False, True):
+        with Pool.open(tmp_path, read_only=read_only) as pool:
+            assert everything == (
+                pool.chains(continuations=True),
+                pool.problems(),
+                pool.verdicts("mine"),
+                pool.samplings(),
+            )
+            assert [s.groups() for s in pool._segments] == counts
+            lost = [n for n in pool.notes if "had lost the shards" in n]
+            notes.append(len(lost))
+    some = 1 if how.startswith("first") else 2
+    assert notes == [some, some, 0], "a writer puts them into the manifest again"
+
+
+def test_a_damaged_shard_without_a_line_is_noted(tmp_path):
+    full(tmp_path)
+    (tmp_path / "pool" / "manifest.jsonl").unlink()
+    (shard,) = (tmp_path / "pool" / "shards").glob("chains-*")
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with Pool.open(tmp_path) as pool:
+        assert not pool.chains()
+        assert len(pool.problems()) == len(PROBLEMS)
+        assert any("damaged" in note and shard.name in note for note in pool.notes)
