@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reasoning.budget import Ledger
 from reasoning.durable import AppendFile
 from reasoning.engines.transformers import TransformersEngine
@@ -115,6 +117,17 @@ def check(options: TrainOptions, goal: Objective) -> None:
         )
 
 
+def chosen_device(name: str) -> str:
+    """The device that ``name`` means. Raises UserError for one that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(0, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(f"--device {name}: not a device here ({str(e).splitlines()[0]:.100}).") from None
+    return name
+
+
 class _Run:
     """One training run between two kills."""
 
@@ -169,6 +182,7 @@ class _Run:
         if is_fresh(options.model):
             texts = (p.prompt + completion for p, completion in self.demonstrations[:4000])
             model, tokenizer = new_model(options.model, texts, options.seed)
+            model.to(chosen_device(options.device))
             version = digest(options.model, options.seed, len(tokenizer), tokenizer.get_vocab())
             return TransformersEngine(
                 model, tokenizer, name=self.goal.name, version=version, max_rows=options.max_rows

@@ -46,12 +46,12 @@ class FitOptions:
     kind: str = option(
         "best", "what to fit; best fits both and keeps the better", choices=("best", "features", "finetuned")
     )
-    chains: int = option(6000, "chains learned from, at most")
+    chains: int = option(6000, "chains learned from, at most", low=10)
     eval_task: str = option("", "problems that must not be among those learned from, task:split")
-    epochs: int = option(1, "passes over the chains (finetuned)")
-    lr: float = option(5e-4, "learning rate (finetuned)")
+    epochs: int = option(1, "passes over the chains (finetuned)", low=1)
+    lr: float = option(5e-4, "learning rate (finetuned)", low=1e-12)
     optimizer: str = option("muon", "optimizer (finetuned)", choices=("adamw", "muon"))
-    batch: int = option(64, "chains per optimizer step (finetuned)")
+    batch: int = option(64, "chains per optimizer step (finetuned)", low=1)
     seed: int = option(0, "seed of the choice of chains and of their order")
 
 

@@ -208,6 +208,7 @@ def test_training_on_evaluation_problems_is_refused(home):
         ({"objective": "gpro"}, "Did you mean 'grpo'"),
         ({"task": "wrod:train"}, "Did you mean 'word'"),
         ({"optimizer": "moun"}, "muon"),
+        ({"device": "cuda:77"}, "device"),
         ({"model": "no/such/folder"}, "No model"),
     ],
 )
