@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## train, sample, verify, search and plot on a tiny model (about 5 minutes on 2 cores)
+demo: $(VENV)/.installed  ## train, sample, verify, search and plot on a tiny model (under 6 minutes on 2 cores)
 	$(BIN)/reasoning demo $(RUN)
 
 # What some tests want beyond Python: installed where that can be done without asking, else those tests skip and say
