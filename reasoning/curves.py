@@ -17,7 +17,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -238,8 +238,8 @@ class Measured:
     ks: tuple[int, ...]
     groups: Mapping[str, Sequence[Group]]
     training: Mapping[str, float | None]
-    recorded: Mapping[str, bool]
     measurements: Sequence[Measurement]
+    recorded: Mapping[str, bool] = field(default_factory=dict)
 
     def find(self, model: str, strategy: str, scorer: str = "") -> Measurement | None:
         """The measurement of a strategy; without a scorer's name the first one."""

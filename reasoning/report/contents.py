@@ -197,7 +197,7 @@ def provenance_rows(measured: Measured) -> Rows:
         settings = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
         settings += f", top-k {sampling.top_k}" if sampling.top_k else ""
         settings += f", up to {sampling.max_new_tokens} new tokens, seed {sampling.seed}"
-        if measured.recorded[model]:
+        if measured.recorded.get(model):
             settings = "recorded elsewhere"
         training = measured.training[model]
         rows.append(
