@@ -154,8 +154,9 @@ class Chain:
         applied; natural log); (T,), or empty when the source had none (recorded outputs).
     prompt_token_ids: the ids that the model was shown; empty for recorded outputs.
     text: the decoded ``token_ids``, special tokens left out.
-    finish_reason: "stop" (end token or stop string), "length" (cut at max_new_tokens), "budget" (cut by a
-        budget) or "cancelled". Only "stop" is a finished chain.
+    finish_reason: "stop" (end token or stop string) or "length" (cut at max_new_tokens). Only "stop" is a
+        finished chain. Work that came to nothing is "cancelled" (stopped early) or "failed" (its call raised):
+        charged, never stored.
     model: "name@weights" identity of what produced it.
     """
 
