@@ -5,6 +5,7 @@
     word:test:steps=2-5,seed=1                name "word",         argument "test", options
     best_of_n:n=16,scorer=learned:FOLDER      name "best_of_n",    options
     jsonl:data/my.jsonl:question=q,answer=a   a path with a column mapping
+    openai:qwen3:base_url=http://host:8000/v1 name "openai",       argument "qwen3", options
     path/to/file.py:name                      user code (see `is_user_code`)
 
 Values stay text here; whoever consumes an option converts it (`take`). An option nobody took is an error.
@@ -24,6 +25,7 @@ from reasoning.errors import UserError, unknown
 from reasoning.records import digest
 
 _OPTION = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*=")
+_OPTIONS_AT_END = re.compile(r"^(?:(?P<argument>.*):)?(?P<options>[A-Za-z_][A-Za-z0-9_]*=.*)$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ def convert(value: str, like: Any, where: str) -> Any:
 
 
 def parse_spec(text: str) -> Spec:
-    """Split a spec. The name ends at the first colon; options are the last colon-part if it looks like
-    ``key=value``; whatever lies between is the argument (it may hold colons, as a URL does).
+    """Split a spec. The name ends at the first colon; options begin behind the last colon that is followed by
+    ``key=`` (a value may hold colons, as a URL does); whatever lies between is the argument, which may too.
 
     Raises UserError for an empty spec or a malformed option.
 
@@ -76,11 +78,13 @@ def parse_spec(text: str) -> Spec:
     if not name:
         raise UserError(f"Empty name in {text!r}: write it as name, name:argument or name:key=value.")
     options: dict[str, str] = {}
-    head, colon, tail = rest.rpartition(":")
     if _OPTION.match(rest):  # no argument, so every colon belongs to a value: best_of_n:scorer=learned:FOLDER
-        head, colon, tail = "", "", rest
-    if _OPTION.match(tail):
-        rest = head if colon else ""
+        rest, tail = "", rest
+    elif found := _OPTIONS_AT_END.match(rest):
+        rest, tail = found["argument"], found["options"]
+    else:
+        tail = ""
+    if tail:
         for part in tail.split(","):
             key, equals, value = part.partition("=")
             if not equals or not key:
