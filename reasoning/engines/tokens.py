@@ -12,7 +12,8 @@ from typing import Any
 
 from reasoning.errors import UserError
 from reasoning.flops import ModelShape
-from reasoning.records import Draw
+from reasoning.records import Draw, Problem
+from reasoning.tasks.conversation import render
 
 CHAT = ("auto", "yes", "no")
 
@@ -55,7 +56,13 @@ class Tokens:
 
     def shown(self, draw: Draw) -> tuple[int, ...]:
         """The ids that chains of ``draw`` continue: its prompt's and its prefix."""
-        return self.encode(draw.problem.prompt) + draw.prefix
+        return self.ask(draw.problem) + draw.prefix
+
+    def ask(self, problem: Problem) -> tuple[int, ...]:
+        """Token ids that the model is shown for ``problem``: its conversation by the chat template, or its text."""
+        if not self.chat:
+            return self.encode(problem.prompt)
+        return tuple(self.tokenizer(render(self.tokenizer, problem), add_special_tokens=False)["input_ids"])
 
     def room(self, shown: tuple[int, ...], draw: Draw) -> int:
         """New tokens at most behind ``shown``. Raises UserError for an empty prompt or one that fills the context."""
