@@ -18,6 +18,7 @@ from reasoning.pool import Pool
 from reasoning.pool.admission import admit_verdict, short
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_key
+from reasoning.tasks.conversation import start_of_answer
 from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.errors import VerifierError
 
@@ -178,7 +179,7 @@ class VerifyReport:
 
 def attempt(chain: Chain, problem: Problem, oracle: bool) -> Attempt:
     """What a verifier is shown of a chain. Only an oracle gets the reference: this is the place that holds
-    it.
+    it. The words that the prompt put at the start of the answer (a prefill) are read as the response's own.
 
     metadata: the problem's, with "token_ids", "prompt_token_ids" and "logprobs" of the chain beside it.
     """
@@ -187,9 +188,10 @@ def attempt(chain: Chain, problem: Problem, oracle: bool) -> Attempt:
         "prompt_token_ids": chain.prompt_token_ids,
         "logprobs": chain.logprobs,
     }
+    start = start_of_answer(problem)
     return Attempt(
-        prompt=problem.prompt,
-        response=chain.text,
+        prompt=problem.prompt.removesuffix(start).rstrip() if start else problem.prompt,
+        response=start + chain.text,
         reference=problem.reference if oracle else None,
         metadata={**problem.metadata, **tokens},
     )

@@ -30,6 +30,7 @@ from reasoning.pool import Pool
 from reasoning.progress import Line, human
 from reasoning.records import Problem
 from reasoning.runfile import write_run
+from reasoning.sampling import attempt
 from reasoning.search import list_searches, open_search
 from reasoning.solve import Solution, solve
 from reasoning.statistics import wilson
@@ -102,7 +103,9 @@ def run(options: SearchOptions) -> int:
 def grade(judge: Verifier, problems: Sequence[Problem], solutions: Sequence[Solution]) -> list[bool]:
     """Whether each answer is right: the chain that was shown for it, judged against the reference."""
     shown = [
-        Attempt(p.prompt, s.answer.chain.text if s.answer.chain else "", p.reference, p.metadata)
+        attempt(s.answer.chain, p, oracle=True)
+        if s.answer.chain
+        else Attempt(p.prompt, "", p.reference, p.metadata)
         for p, s in zip(problems, solutions, strict=True)
     ]
     return [v.correct for v in judge.verify(shown)]
