@@ -292,7 +292,7 @@ class _Run:
         new = [k for k in keys if k not in self.answers]
         whole = [k for k in new if not self.chains[k].truncated]
         self.answers.update(dict.fromkeys(new))  # a chain that was cut off abstains
-        shown = [Attempt(problem.prompt, self.chains[k].text, None, problem.metadata) for k in whole]
+        shown = [attempt(self.chains[k], problem, oracle=False) for k in whole]
         verdicts, cost = judge(self.extractor, shown) if shown else ([], Cost())
         self.answers.update((k, v.answer) for k, v in zip(whole, verdicts, strict=True))
         if cost.tokens or cost.flops:
