@@ -1,4 +1,4 @@
-"""One purse: `Budget` (how much may be spent) and `Ledger` (what was spent, on what, by whom).
+"""One purse: `Ledger` (what was spent, on what, by whom) within a `Budget` (see `limits`).
 
 Reserve the worst case before a call, settle the real cost after it: then no order of events, thread or kill
 can overshoot. This module knows nothing of engines, pools or strategies.
@@ -9,106 +9,20 @@ from __future__ import annotations
 import math
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from reasoning.charges import FORMAT, PHASES, Charge, read_rows, totals
 from reasoning.durable import AppendFile, cannot_write, frame_row, fsync_folder, read_lines
-from reasoning.errors import EngineError, PoolError, UserError, unknown
+from reasoning.errors import EngineError, PoolError, UserError
+from reasoning.limits import LIMITS, Budget, Left
+from reasoning.prices import Prices
 from reasoning.records import Cost
 
-PHASES = ("sample", "verify", "train", "search", "evaluate")
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Limits, any combination; None is no limit.
-
-    tokens: computed tokens (prompt + output + scored; cached prompt tokens are not computed again).
-    flops: floating-point operations of all models. seconds: of charged work. samples: chains drawn.
-
-    >>> Budget.parse("tokens=2e6,seconds=60")
-    Budget(tokens=2000000, flops=None, seconds=60.0, samples=None)
-    """
-
-    tokens: int | None = None
-    flops: float | None = None
-    seconds: float | None = None
-    samples: int | None = None
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UserError(f"Budget: {f.name} must be a positive number, not {value}.")
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """From ``tokens=2e6,seconds=60``. Raises UserError for an unknown limit or no number."""
-        known = [f.name for f in fields(cls)]
-        limits: dict[str, Any] = {}
-        for part in filter(None, (p.strip() for p in text.split(","))):
-            name, _, value = (p.strip() for p in part.partition("="))
-            if name not in known:
-                raise unknown("budget limit", name, known)
-            if name in limits:
-                raise UserError(f"Budget: {name} is given twice in {text!r}.")
-            try:
-                number = float(value)
-            except ValueError:
-                raise UserError(f"Budget: {part!r} is not {name}=NUMBER (such as {name}=2e6).") from None
-            if name in ("tokens", "samples"):
-                if not number.is_integer():
-                    raise UserError(f"Budget: {name} must be a whole number, not {value}.")
-                number = int(number)
-            limits[name] = number
-        if not limits:
-            raise UserError(
-                f"Empty budget {text!r}: write one or more of {', '.join(known)}, as in tokens=2e6."
-            )
-        return cls(**limits)
-
-    def __str__(self) -> str:
-        set_ = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return ",".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-                        for name, value in set_ if value is not None)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One row of the ledger, or a sum of rows.
-
-    cost: what was computed. samples: chains drawn. discarded_tokens: how many of cost.output_tokens were
-    thrown away (rejected beams, cancelled chains, dead groups); they are counted in cost already.
-    """
-
-    phase: str = ""
-    strategy: str = ""
-    cost: Cost = Cost()
-    samples: int = 0
-    discarded_tokens: int = 0
-    id: str = ""
-
-    def __add__(self, other: Charge) -> Charge:
-        return replace(
-            self,
-            cost=self.cost + other.cost,
-            samples=self.samples + other.samples,
-            discarded_tokens=self.discarded_tokens + other.discarded_tokens,
-            id="",
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        row: dict[str, Any] = {"id": self.id, "phase": self.phase, "strategy": self.strategy}
-        row |= {f.name: getattr(self.cost, f.name) for f in fields(Cost)}
-        return row | {"samples": self.samples, "discarded_tokens": self.discarded_tokens}
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Charge:
-        cost = Cost(**{f.name: row[f.name] for f in fields(Cost)})
-        return cls(row["phase"], row["strategy"], cost, row["samples"], row["discarded_tokens"], row["id"])
+__all__ = ["LIMITS", "PHASES", "Budget", "Charge", "Ledger", "Left", "Reservation"]
 
 
 @dataclass(slots=True)
@@ -121,13 +35,34 @@ class Reservation:
     samples: int
     phase: str
     strategy: str
+    model: str = ""
+    price: float = 0.0
     open: bool = True
 
-    def prepare(self, actual: Cost, samples: int = 0, discarded_tokens: int = 0) -> Charge:
+    def prepare(
+        self,
+        actual: Cost,
+        samples: int = 0,
+        discarded_tokens: int = 0,
+        *,
+        cancelled_tokens: int = 0,
+        failed_tokens: int = 0,
+    ) -> Charge:
         """The row that `commit` will write. A caller that stores results writes the row with them first, so
         that a kill between the two is mended by `Ledger.recover`."""
-        id = f"{self.ledger.id}-{secrets.token_hex(8)}"
-        return Charge(self.phase, self.strategy, actual, samples, discarded_tokens, id)
+        return self.ledger.priced(
+            Charge(
+                self.phase,
+                self.strategy,
+                actual,
+                samples,
+                discarded_tokens,
+                f"{self.ledger.id}-{secrets.token_hex(8)}",
+                self.model,
+                cancelled_tokens,
+                failed_tokens,
+            )
+        )
 
     def commit(self, charge: Charge, final: bool = True) -> Charge:
         self.ledger._commit(self, charge, final)
@@ -148,22 +83,13 @@ class Reservation:
         self.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What is neither spent nor reserved; infinite where there is no limit, never below 0."""
-
-    tokens: float = math.inf
-    flops: float = math.inf
-    seconds: float = math.inf
-    samples: float = math.inf
-
-
 @dataclass(slots=True)
 class _Reserved:
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     samples: int = 0
+    price: float = 0.0
     reservations: int = 0
 
 
@@ -171,14 +97,30 @@ class Ledger:
     """What was spent. Thread safe. With ``path`` (a run folder, or a ``.jsonl`` file) every row is on the
     disk before `Reservation.settle` returns, and a new ledger on the same path goes on with what is left.
 
-    Tokens, FLOPs and samples are never overshot. Seconds are known only afterwards: once they are spent,
-    nothing more is granted, so the overshoot is at most the call in flight.
+    Tokens, FLOPs, samples and the price of tokens are never overshot. Seconds, and prices by the hour, are known
+    only afterwards: once they are spent, nothing more is granted, so the overshoot is at most the call in flight.
 
-    Raises PoolError when the file cannot be written, or when another process spends from the same budget.
+    prices: the table that gives each row its price; a limit in price needs one. read_only: look at the file,
+    beside whoever writes it.
+
+    Raises PoolError when the file cannot be written, or when another process spends from the same budget,
+    UserError for a limit in price without a table, or with one that does not have what was spent before.
     """
 
-    def __init__(self, budget: Budget | None = None, path: str | Path | None = None):
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        path: str | Path | None = None,
+        prices: Prices | None = None,
+        *,
+        read_only: bool = False,
+    ):
+        if budget is not None and budget.price is not None and prices is None:
+            raise UserError(
+                "A budget in price needs a price table: --prices FILE, or prices.toml in the run folder."
+            )
         self.budget = budget
+        self.prices = prices
         self.id = secrets.token_hex(8)
         self.notes: list[str] = []
         self._lock = threading.RLock()
@@ -186,11 +128,25 @@ class Ledger:
         self._ids: set[str] = set()
         self._spent = Charge()
         self._reserved = _Reserved()
-        self._file = self._open(Path(path)) if path is not None else None
+        self._by_the_hour = False
+        self._read_only = read_only
+        self._file: AppendFile | None = None
+        if path is not None:
+            path = Path(path)
+            path = path if path.suffix == ".jsonl" else path / "ledger.jsonl"
+            self._file = self._look(path) if read_only else self._open(path)
+
+    def _look(self, path: Path) -> None:
+        """Read without a lock and without mending anything."""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path}: nothing was spent there yet, there is no ledger.") from None
+        reading = read_lines(data, path.name, live=True)
+        self.notes += reading.notes
+        self._take(reading.rows, path)
 
     def _open(self, path: Path) -> AppendFile:
-        if path.suffix != ".jsonl":
-            path = path / "ledger.jsonl"
         existed = path.exists()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,28 +163,32 @@ class Ledger:
             file.truncate(reading.whole_bytes)
         if reading.rows:
             try:
-                charges = [Charge.from_json(row) for row in reading.rows if "ledger" not in row]
-                named = next((row["ledger"] for row in reading.rows if "ledger" in row), "")
-                # Where the first line, which names the ledger, is damaged: rows begin with its name.
-                self.id = named or charges[0].id.rpartition("-")[0]
-            except (KeyError, TypeError, AttributeError) as e:
+                self._take(reading.rows, path)
+            except BaseException:
                 file.close()
-                raise PoolError(
-                    f"{path}: this is no ledger ({type(e).__name__}: {e}); move it away and run the same "
-                    "command again to begin a new one."
-                ) from e
-            for charge in charges:
-                self._add(charge)
+                raise
         else:
             if existed:
                 self.notes.append(
                     f"{path} holds no rows: what was spent before is not known, and counts from 0 again."
                 )
-            file.append(frame_row({"ledger": self.id, "format": 1}))
+            file.append(frame_row({"ledger": self.id, "format": FORMAT}))
             fsync_folder(path.parent)
         if alone and self.budget is None:
             file.lock(shared=True)  # others may write beside us, where there is no budget to keep
         return file
+
+    def _take(self, rows: list[Any], path: Path) -> None:
+        """Go on from what a file holds."""
+        self.id, charges = read_rows(rows, path)
+        known = sorted({c.currency for c in charges if c.currency})
+        if self.prices is not None and any(c != self.prices.currency for c in known):
+            raise UserError(
+                f"{path} was charged in {', '.join(known)}, and {self.prices.source} is in "
+                f"{self.prices.currency}: give a table in {known[0]}, or use another run folder."
+            )
+        for charge in charges:
+            self._add(self.priced(charge))
 
     @property
     def durable(self) -> bool:
@@ -246,34 +206,75 @@ class Ledger:
         return self._spent
 
     def left(self) -> Left:
-        budget, spent, reserved = self.budget, self._spent, self._reserved
+        budget = self.budget
         if budget is None:
             return Left()
-        used = {
-            "tokens": spent.cost.tokens + reserved.tokens,
-            "flops": spent.cost.flops + reserved.flops,
-            "seconds": spent.cost.seconds + reserved.seconds,
-            "samples": spent.samples + reserved.samples,
-        }
-        limits = {name: getattr(budget, name) for name in used}
+        with self._lock:
+            spent, reserved = self.used(), self._reserved
+            used = {name: spent[name] + getattr(reserved, name) for name in LIMITS}
+        limits = {name: getattr(budget, name) for name in LIMITS}
         return Left(**{n: max(0, limit - used[n]) for n, limit in limits.items() if limit is not None})
 
-    def fits(self, worst: Cost, samples: int = 0) -> bool:
-        with self._lock:
-            left = self.left()
+    def used(self) -> dict[str, float]:
+        """What was spent of each kind of limit."""
+        spent = self._spent
+        cost = spent.cost
+        return {
+            "tokens": cost.tokens,
+            "flops": cost.flops,
+            "seconds": cost.seconds,
+            "samples": spent.samples,
+            "price": spent.price or 0.0,
+        }
+
+    def seconds_left(self, model: str = "") -> float:
+        """How long ``model`` may go on by the limits in seconds and in price (where it is paid by the hour)."""
+        left = self.left()
+        if left.price == math.inf or self.prices is None or model not in self.prices:
+            return left.seconds
+        hour = self.prices.rate(model).hour
+        return min(left.seconds, left.price * 3600 / hour) if hour else left.seconds
+
+    def most(self, worst: Cost, model: str) -> float:
+        """The most that ``worst`` may be charged for ``model``; 0 where there is no limit in price. Raises
+        UserError for a model that the price table does not have."""
+        if self.budget is None or self.budget.price is None or Charge(cost=worst).empty:
+            return 0.0
+        assert self.prices is not None
+        return self.prices.rate(model).most(worst, model)
+
+    def priced(self, charge: Charge) -> Charge:
+        """``charge`` with its price, where there is a table that has its model. Under a limit in price every
+        model must be in it: raises UserError."""
+        if self.prices is None or charge.price is not None:
+            return charge
+        # Rows of format 1 name no model; the commands gave the model as their strategy.
+        name = charge.model or (charge.strategy if charge.strategy in self.prices else "")
+        limited = self.budget is not None and self.budget.price is not None
+        if name not in self.prices and (charge.empty or not limited):
+            return charge
+        rate = self.prices.rate(name)
+        return replace(charge, price=rate.price(charge.cost, name), currency=self.prices.currency)
+
+    def fits(self, worst: Cost, samples: int = 0, *, price: float = 0.0) -> bool:
+        """Whether work of at most this cost and price (see `most`) is within what is left."""
+        if self.budget is None:
+            return True
+        left = self.left()
         return (
             worst.tokens <= left.tokens
             and worst.flops <= left.flops
             and worst.seconds <= left.seconds
             and left.seconds > 0
             and samples <= left.samples
+            and price <= left.price
+            and left.price > 0
         )
 
-    def affordable(self, unit: Cost, at_most: int, samples: int = 1) -> int:
+    def affordable(self, unit: Cost, at_most: int, samples: int = 1, *, model: str = "") -> int:
         """How many equal units (each of ``samples`` chains) fit into what is left, at most ``at_most``."""
-        with self._lock:
-            left = self.left()
-        if left.seconds <= 0:
+        left = self.left()
+        if left.seconds <= 0 or left.price <= 0:
             return 0
         n = at_most
         for have, need in (
@@ -281,6 +282,7 @@ class Ledger:
             (left.flops, unit.flops),
             (left.seconds, unit.seconds),
             (left.samples, samples),
+            (left.price, self.most(unit, model)),
         ):
             if need > 0 and have < need * n:
                 n = int(have // need)
@@ -289,44 +291,56 @@ class Ledger:
                 )  # a quotient of floats is off by one at times
         return max(0, n)
 
-    def reserve(self, worst: Cost, samples: int = 0, *, phase: str, strategy: str = "") -> Reservation | None:
-        """Set the worst case aside, or None when it does not fit."""
+    def reserve(
+        self,
+        worst: Cost,
+        samples: int = 0,
+        *,
+        phase: str,
+        strategy: str = "",
+        model: str = "",
+        price: float | None = None,
+    ) -> Reservation | None:
+        """Set the worst case aside, or None when it does not fit. model: what will compute it, for its price;
+        price: the most it may cost, where ``worst`` is also the work of others."""
         _check_phase(phase)
+        price = self.most(worst, model) if price is None else price
         with self._lock:
-            if not self.fits(worst, samples):
+            if not self.fits(worst, samples, price=price):
                 return None
-            self._hold(worst, samples, 1)
-            return Reservation(self, worst, samples, phase, strategy)
+            self._hold(worst, samples, price, 1)
+            return Reservation(self, worst, samples, phase, strategy, model, price)
 
     def charge(
-        self, cost: Cost, samples: int = 0, *, phase: str, strategy: str = "", discarded_tokens: int = 0
+        self,
+        cost: Cost,
+        samples: int = 0,
+        *,
+        phase: str,
+        strategy: str = "",
+        model: str = "",
+        discarded_tokens: int = 0,
     ) -> Charge:
         """Write a row for work that is done and was not reserved (a training step, an import)."""
         _check_phase(phase)
         with self._lock:
-            self._hold(Cost(), 0, 1)
-            return Reservation(self, Cost(), 0, phase, strategy).settle(cost, samples, discarded_tokens)
+            self._hold(Cost(), 0, 0.0, 1)
+            held = Reservation(self, Cost(), 0, phase, strategy, model)
+            with held:
+                return held.settle(cost, samples, discarded_tokens)
 
     def recover(self, charges: Iterable[Charge]) -> int:
         """Write the rows of this ledger that a kill kept from it; returns how many there were."""
         with self._lock:
             lost = [c for c in charges if c.id not in self._ids and c.id.startswith(self.id + "-")]
             for charge in lost:
-                self._write(charge)
+                self._write(self.priced(charge))
             return len(lost)
 
     def totals(self, by: Iterable[str] = ("phase",)) -> dict[tuple[str, ...], Charge]:
-        """Sums of the rows that agree in ``by`` (of "phase" and "strategy"), in order of first appearance."""
-        by = tuple(by)
-        for name in by:
-            if name not in ("phase", "strategy"):
-                raise unknown("ledger column", name, ("phase", "strategy"))
-        sums: dict[tuple[str, ...], Charge] = {}
-        for charge in self.charges:
-            key = tuple(getattr(charge, name) for name in by)
-            named = Charge(**dict(zip(by, key, strict=True)))
-            sums[key] = sums.get(key, named) + charge
-        return sums
+        """Sums of the rows that agree in ``by`` (of "phase", "strategy" and "model"), in order of first
+        appearance."""
+        return totals(self.charges, by)
 
     def close(self) -> None:
         if self._file is not None:
@@ -341,22 +355,30 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _hold(self, worst: Cost, samples: int, sign: int) -> None:
+    def _hold(self, worst: Cost, samples: int, price: float, sign: int) -> None:
         held = self._reserved
         held.tokens += sign * worst.tokens
         held.flops += sign * worst.flops
         held.seconds += sign * worst.seconds
         held.samples += sign * samples
+        held.price += sign * price
         held.reservations += sign
         if held.reservations == 0:
-            held.flops = held.seconds = 0.0  # sums of floats leave dust that would eat into the last draw
+            held.flops = held.seconds = held.price = (
+                0.0  # sums of floats leave dust that would eat into the last draw
+            )
 
     def _add(self, charge: Charge) -> None:
         self._charges.append(charge)
         self._ids.add(charge.id)
         self._spent += charge
+        if charge.price and self.prices is not None:
+            name = charge.model or charge.strategy
+            self._by_the_hour |= name not in self.prices or bool(self.prices.rate(name).hour)
 
     def _write(self, charge: Charge) -> None:
+        if self._read_only:
+            raise PoolError("This ledger was opened for reading only.")
         if self._file is not None:
             self._file.append(frame_row(charge.to_json()))
         self._add(charge)
@@ -364,7 +386,7 @@ class Ledger:
     def _release(self, held: Reservation) -> None:
         with self._lock:
             if held.open:
-                self._hold(held.worst, held.samples, -1)
+                self._hold(held.worst, held.samples, held.price, -1)
                 held.open = False
 
     def _commit(self, held: Reservation, charge: Charge, final: bool) -> None:
@@ -380,21 +402,21 @@ class Ledger:
             self._release(held)
             if not final:
                 held.worst, held.samples = rest, max(0, held.samples - charge.samples)
-                self._hold(held.worst, held.samples, 1)
+                held.price = max(0.0, held.price - (charge.price or 0.0))
+                self._hold(held.worst, held.samples, held.price, 1)
                 held.open = True
             self._refuse_overshoot()
 
     def _refuse_overshoot(self) -> None:
         if self.budget is None:
             return
-        spent = {
-            "tokens": self._spent.cost.tokens,
-            "flops": self._spent.cost.flops,
-            "samples": self._spent.samples,
-        }
+        spent = self.used()
+        del spent["seconds"]
+        if self._by_the_hour:
+            del spent["price"]
         for name, value in spent.items():
             limit = getattr(self.budget, name)
-            if limit is not None and value > limit * (1 + 1e-9 * (name == "flops")):
+            if limit is not None and value > limit * (1 + 1e-9 * (name in ("flops", "price"))):
                 raise EngineError(
                     f"{value:g} {name} were spent of {limit:g}: a call cost more than its worst case."
                 )
