@@ -68,10 +68,19 @@ class Reservation:
         self.ledger._commit(self, charge, final)
         return charge
 
-    def settle(self, actual: Cost, samples: int = 0, discarded_tokens: int = 0, final: bool = True) -> Charge:
+    def settle(
+        self,
+        actual: Cost,
+        samples: int = 0,
+        discarded_tokens: int = 0,
+        final: bool = True,
+        *,
+        failed_tokens: int = 0,
+    ) -> Charge:
         """Charge the real cost. Raises EngineError when it overshoots a limit, which an honest ``worst``
         rules out; the row is written all the same, because the work was done."""
-        return self.commit(self.prepare(actual, samples, discarded_tokens), final)
+        charge = self.prepare(actual, samples, discarded_tokens, failed_tokens=failed_tokens)
+        return self.commit(charge, final)
 
     def release(self) -> None:
         self.ledger._release(self)

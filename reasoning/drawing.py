@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from reasoning.budget import Budget, Ledger, Reservation
-from reasoning.engines.base import Engine
+from reasoning.budget import Ledger, Reservation
+from reasoning.engines.base import WHOLE, Engine, unfinished
 from reasoning.errors import EngineError, PoolError
 from reasoning.pool import Pool
 from reasoning.records import Chain, Cost, Draw, Sampling, chain_key
 
 BATCH_CHAINS = 512
 BATCH_SECONDS = 1.0
+ATTEMPTS = 3
+"""How often a chain that failed is asked for in all."""
 
 Want = tuple[int, int]
 """(sample index, position of its draw): sorted, it is the order in which a short purse is spent."""
@@ -35,12 +38,26 @@ def draw_keys(draw: Draw, model: str) -> list[str]:
 @dataclass(slots=True)
 class Outcome:
     """What became of the chains that were asked for. unaffordable: the purse was short; unavailable: the
-    engine had none (a recorded pool), or it was cancelled. cost: of everything that was drawn."""
+    engine had none (a recorded pool), or cancelled it; failed: each attempt at it did. cost: of everything
+    that was computed, for chains that came to nothing too."""
 
     drawn: int = 0
     unaffordable: int = 0
     unavailable: int = 0
+    failed: int = 0
     cost: Cost = Cost()
+
+
+@dataclass(slots=True)
+class _Step:
+    """What one call of the engine is asked for: key -> want. whole, failed: keys that arrived so; stopped:
+    the time was up before all had arrived."""
+
+    wants: dict[str, Want]
+    draws: list[Draw]
+    whole: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    stopped: bool = False
 
 
 class Drawer:
@@ -48,8 +65,8 @@ class Drawer:
     the pool (when there is one).
 
     scoring: for chains that are to be scored, about the most that scoring one chain of a draw costs; it is
-    reserved with each chain. stepped: called after each step, when its reservation is settled, to set aside
-    what scoring its chains really takes.
+    reserved with each chain, at the price of ``scorer``. stepped: called after each step, when its reservation
+    is settled, to set aside what scoring its chains really takes.
     """
 
     def __init__(
@@ -64,8 +81,10 @@ class Drawer:
         batch_seconds: float = BATCH_SECONDS,
         scoring: Callable[[Draw], Cost] | None = None,
         stepped: Callable[[], None] | None = None,
+        scorer: str = "",
     ):
         self.scoring = scoring
+        self.scorer = scorer
         self.stepped = stepped
         self.engine = engine
         self.ledger = ledger
@@ -90,17 +109,37 @@ class Drawer:
         outcome = Outcome()
         todo = sorted((index, at) for at, draw in enumerate(draws) for index in draw.indices)
         known: dict[Want, Cost] = {}
+        attempts: Counter[Want] = Counter()
         while todo:
             count, held = self._reserve(draws, todo, known)
             if held is None:
-                outcome.unaffordable = len(todo)
+                outcome.unaffordable += len(todo)
                 break
             with held:
-                self._generate(_part(draws, todo[:count]), held, outcome)
+                step = self._step(draws, todo[:count])
+                self._generate(step, held, outcome)
             if self.stepped is not None:
                 self.stepped()
-            todo = todo[count:]
+            todo = self._again(step, attempts, outcome) + todo[count:]
         return outcome
+
+    def _again(self, step: _Step, attempts: Counter[Want], outcome: Outcome) -> list[Want]:
+        """What is to be asked for once more: what failed, and what there was no time for."""
+        again = []
+        for key, want in step.wants.items():
+            if key in step.whole:
+                continue
+            if key in step.failed:
+                attempts[want] += 1
+                if attempts[want] < ATTEMPTS:
+                    again.append(want)
+                else:
+                    self._tally(outcome, failed=1)
+            elif step.stopped:
+                again.append(want)
+            else:
+                self._tally(outcome, unavailable=1)
+        return sorted(again)
 
     def worst_of_one(self, draw: Draw) -> Cost:
         return self.engine.worst_case(replace(draw, indices=draw.indices[:1]))
@@ -110,94 +149,155 @@ class Drawer:
     ) -> tuple[int, Reservation | None]:
         """Reserve for as many of the wants, from the front, as fit; (0, None) when not even one does."""
         while True:
-            count, worst = self._affordable(draws, wants[: self._most_in_time(len(wants))], known)
+            count, worst, price = self._affordable(draws, wants[: self._most_in_time(len(wants))], known)
             if count == 0:
                 return 0, None
-            if held := self.ledger.reserve(worst, count, phase=self.phase, strategy=self.strategy):
+            held = self.ledger.reserve(
+                worst, count, phase=self.phase, strategy=self.strategy, model=self.engine.model, price=price
+            )
+            if held:
                 return count, held  # else another thread has spent in between
 
     def _affordable(
         self, draws: Sequence[Draw], wants: Sequence[Want], known: dict[Want, Cost]
-    ) -> tuple[int, Cost]:
-        """How many of the wants fit, and their worst case. known: (number of chains, draw) -> worst case; it
-        depends on how many chains of a draw there are, not on which."""
+    ) -> tuple[int, Cost, float]:
+        """How many of the wants fit, their worst case and its price. The worst case does not fall with the number
+        of chains, so the answer is found by halving."""
         if self.ledger.budget is None:
-            return len(wants), Cost()
-        counts: dict[int, int] = {}
-        scored: dict[int, Cost] = {}
-        total = Cost()
-        for number, (_, at) in enumerate(wants):
-            counts[at] = k = counts.get(at, 0) + 1
-            if (k, at) not in known:
-                known[k, at] = self.engine.worst_case(replace(draws[at], indices=draws[at].indices[:k]))
-            if self.scoring is not None and at not in scored:
-                scored[at] = self.scoring(draws[at])
-            after, before = known[k, at], known[k - 1, at] if k > 1 else Cost()
-            score = scored.get(at, Cost())
-            more = Cost(
-                prompt_tokens=total.tokens + after.tokens - before.tokens + score.tokens,
-                flops=total.flops + after.flops - before.flops + score.flops,
-            )
-            if not self.ledger.fits(more, number + 1):
-                return number, total
-            total = more
-        return len(wants), total
+            return len(wants), Cost(), 0.0
+        fits, fails = 0, len(wants) + 1
+        best, best_price, count = Cost(), 0.0, len(wants)
+        while fails - fits > 1:
+            worst, price = self._worst(draws, wants[:count], known)
+            if self.ledger.fits(worst, count, price=price):
+                fits, best, best_price = count, worst, price
+            else:
+                fails = count
+            count = (fits + fails) // 2
+        return fits, best, best_price
+
+    def _worst(
+        self, draws: Sequence[Draw], wants: Sequence[Want], known: dict[Want, Cost]
+    ) -> tuple[Cost, float]:
+        """The worst case of ``wants`` and the most it may be charged, the scoring of its chains included. known:
+        (number of chains, draw) -> worst case, and (0, draw) -> of scoring one."""
+        drawn, scored = Cost(), Cost()
+        for at, count in Counter(at for _, at in wants).items():
+            if (count, at) not in known:
+                first = replace(draws[at], indices=draws[at].indices[:count])
+                known[count, at] = self.engine.worst_case(first)
+            drawn += known[count, at]
+            if self.scoring is not None:
+                if (0, at) not in known:
+                    known[0, at] = self.scoring(draws[at])
+                scored += times(known[0, at], count)
+        price = self.ledger.most(drawn, self.engine.model) + self.ledger.most(scored, self.scorer)
+        return drawn + scored, price
 
     def _most_in_time(self, most: int) -> int:
-        """With a limit in seconds: about as many chains as half of what is left is good for."""
-        budget = self.ledger.budget or Budget()
-        if budget.seconds is None:
+        """With a limit in time: about as many chains as half of what is left is good for."""
+        left = self.ledger.seconds_left(self.engine.model)
+        if left == float("inf"):
             return most
-        if self.total.cost.seconds == 0:
+        if self.total.cost.seconds == 0 or self.total.drawn == 0:
             return min(most, 16)
         rate = self.total.drawn / self.total.cost.seconds
-        return max(1, min(most, int(rate * self.ledger.left().seconds / 2)))
+        return max(1, min(most, int(rate * left / 2)))
 
-    def _generate(self, draws: Sequence[Draw], held: Reservation, outcome: Outcome) -> None:
-        expected = {key for draw in draws for key in draw_keys(draw, self.engine.model)}
+    def _step(self, draws: Sequence[Draw], wants: Sequence[Want]) -> _Step:
+        keys: dict[str, Want] = {}
+        for index, at in wants:
+            draw, problem = draws[at], draws[at].problem
+            key = chain_key(self.engine.model, draw.sampling, problem.id, problem.prompt, index, draw.parent)
+            keys[key] = index, at
+        return _Step(keys, _part(draws, wants))
+
+    def _generate(self, step: _Step, held: Reservation, outcome: Outcome) -> None:
+        """Let the engine draw, and settle what arrives and what it leaves unfinished, however it ends."""
         arrived: list[Chain] = []
-        since = time.monotonic()
+        began = since = time.monotonic()
+        until = began + self.ledger.seconds_left(self.engine.model)
 
         def settle() -> None:
             nonlocal since
-            seconds = time.monotonic() - since
-            self._settle(arrived, held, seconds, outcome)
-            since += seconds
-            arrived.clear()
+            now = time.monotonic()
+            self._settle(arrived, held, now - since, outcome)
+            since = now
 
+        chains = iter(self.engine.generate(step.draws))
         try:
-            for chain in self.engine.generate(draws):
-                if chain.key not in expected:
-                    raise EngineError(
-                        f"{self.engine.model} returned chain {chain.key}, which nobody asked for."
-                    )
-                expected.discard(chain.key)
+            for chain in chains:
+                self._admit(chain, step)
                 arrived.append(chain)
-                if len(arrived) >= self.batch_chains or time.monotonic() - since >= self.batch_seconds:
+                now = time.monotonic()
+                if len(arrived) >= self.batch_chains or now - since >= self.batch_seconds:
                     settle()
+                if now >= until:
+                    step.stopped = True
+                    break
         except PoolError:
+            self._end(chains)
             raise
         except BaseException:
+            arrived += self._end(chains)
             settle()
             raise
+        arrived += self._end(chains)
+        step.failed.update(c.key for c in arrived if c.finish_reason == "failed")
         settle()
-        outcome.unavailable += len(expected)
 
-    def _settle(self, chains: Sequence[Chain], held: Reservation, seconds: float, outcome: Outcome) -> None:
+    def _end(self, chains: Iterator[Chain]) -> Sequence[Chain]:
+        """Close what `generate` gave; what it left unfinished."""
+        close = getattr(chains, "close", None)
+        if close is not None:
+            close()
+        return unfinished(self.engine)
+
+    def _admit(self, chain: Chain, step: _Step) -> None:
+        whole = chain.finish_reason in WHOLE
+        if chain.key not in step.wants or (whole and chain.key in step.whole):
+            raise EngineError(f"{self.engine.model} returned chain {chain.key}, which nobody asked for.")
+        if whole:
+            step.whole.add(chain.key)
+        elif chain.finish_reason == "failed":
+            step.failed.add(chain.key)
+
+    def _settle(self, chains: list[Chain], held: Reservation, seconds: float, outcome: Outcome) -> None:
+        """Store and charge ``chains``, which is empty from the moment when they are safe."""
         if not chains:
             return
-        cost = replace(sum((c.cost for c in chains), Cost()), seconds=seconds)
-        whole = [c for c in chains if c.finish_reason in ("stop", "length")]
-        cut = sum(c.cost.output_tokens for c in chains if c.finish_reason not in ("stop", "length"))
-        charge = held.prepare(cost, len(chains), cut)
+        cost, cancelled, failed = Cost(seconds=seconds), 0, 0
+        for chain in chains:
+            cost += replace(chain.cost, seconds=0.0) if chain.cost.seconds else chain.cost
+            if chain.finish_reason == "failed":
+                failed += chain.cost.tokens
+            elif chain.finish_reason not in WHOLE:
+                cancelled += chain.cost.tokens
+        whole = [c for c in chains if c.finish_reason in WHOLE]
+        charge = held.prepare(cost, len(whole), cancelled_tokens=cancelled, failed_tokens=failed)
         if self.pool is not None:
             self.pool.append(whole, charges=[charge] if self.ledger.durable else [])
-        for tally in (outcome, self.total):
-            tally.drawn += len(whole)
-            tally.unavailable += len(chains) - len(whole)
-            tally.cost += cost
+        chains.clear()
+        self._tally(outcome, drawn=len(whole), cost=cost)
         held.commit(charge, final=False)
         self.store(whole)
+
+    def _tally(self, outcome: Outcome, **more: int | Cost) -> None:
+        for tally in (outcome, self.total):
+            for name, value in more.items():
+                setattr(tally, name, getattr(tally, name) + value)
+
+
+def times(cost: Cost, count: int) -> Cost:
+    """``cost``, ``count`` times."""
+    return Cost(
+        cost.prompt_tokens * count,
+        cost.cached_tokens * count,
+        cost.output_tokens * count,
+        cost.scored_tokens * count,
+        cost.flops * count,
+        cost.seconds * count,
+    )
 
 
 def _part(draws: Sequence[Draw], wants: Sequence[Want]) -> list[Draw]:

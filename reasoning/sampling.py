@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from reasoning.budget import Ledger
-from reasoning.drawing import BATCH_CHAINS, BATCH_SECONDS, Drawer, default_sampling
+from reasoning.drawing import ATTEMPTS, BATCH_CHAINS, BATCH_SECONDS, Drawer, default_sampling
 from reasoning.engines.base import Engine
 from reasoning.errors import BudgetError, EngineError, ReasoningError, UserError
 from reasoning.pool import Pool
@@ -30,7 +30,7 @@ class SampleReport:
     """What one call of `sample` did, in chains.
 
     wanted = present (there before) + drawn + unaffordable (the budget was too short) + unavailable (the
-    engine had no more, as a recorded pool has not). truncated: of the drawn ones.
+    engine had no more, as a recorded pool has not) + failed (every attempt did). truncated: of the drawn ones.
     """
 
     wanted: int = 0
@@ -38,6 +38,7 @@ class SampleReport:
     drawn: int = 0
     unaffordable: int = 0
     unavailable: int = 0
+    failed: int = 0
     truncated: int = 0
     max_new_tokens: int = 0
     cost: Cost = field(default_factory=Cost)
@@ -63,6 +64,11 @@ class SampleReport:
             lines.append(f"The budget was spent: {self.unaffordable} of {self.wanted} chains were not drawn.")
         if self.unavailable:
             lines.append(f"The engine had no chain for {self.unavailable} of {self.wanted} draws.")
+        if self.failed:
+            lines.append(
+                f"{self.failed} of {self.wanted} chains failed {ATTEMPTS} times each and were given up; the same "
+                "command tries them again."
+            )
         return lines
 
 
@@ -126,11 +132,14 @@ def sample(
             f"{have} of {report.wanted} chains are kept in {pool.path}; the same command goes on from there."
         ) from None
     report.unaffordable, report.unavailable = outcome.unaffordable, outcome.unavailable
+    report.failed = outcome.failed
     if untouched and outcome.unaffordable == todo > 0:
         worst = drawer.worst_of_one(draws[0])
+        price = ledger.most(worst, engine.model)
+        money = f", at a price of {price:.4g} {ledger.prices.currency}" if price and ledger.prices else ""
         raise BudgetError(
             f"The budget {ledger.budget} cannot pay for one chain, which may take up to {worst.tokens} tokens "
-            f"and {worst.flops:.3g} FLOPs. Raise it, or lower max_new_tokens."
+            f"and {worst.flops:.3g} FLOPs{money}. Raise it, or lower max_new_tokens."
         )
     return report
 
@@ -149,17 +158,16 @@ def _missing(problems: Sequence[Problem], model: str, sampling: Sampling, n: int
 
 def budget_text(ledger: Ledger) -> str:
     """ "71k/200k tokens", for each limit that is set."""
-    budget, spent = ledger.budget, ledger.spent
+    budget = ledger.budget
     if budget is None:
         return ""
-    pairs = (
-        ("tokens", spent.cost.tokens, budget.tokens),
-        ("flops", spent.cost.flops, budget.flops),
-        ("seconds", spent.cost.seconds, budget.seconds),
-        ("samples", spent.samples, budget.samples),
-    )
+    pairs = [(name, used, getattr(budget, name)) for name, used in ledger.used().items()]
     return ", ".join(
-        f"{human(used)}/{human(limit)} {name}" for name, used, limit in pairs if limit is not None
+        f"{used:.4g}/{limit:g} {ledger.prices.currency}"
+        if name == "price" and ledger.prices
+        else f"{human(used)}/{human(limit)} {name}"
+        for name, used, limit in pairs
+        if limit is not None
     )
 
 
@@ -231,7 +239,8 @@ def verify(
         attempts = [attempt(c, problems[c.problem_id], verifier.oracle) for c in batch]
         held = None
         while attempts and held is None:
-            held = ledger.reserve(scoring_worst(verifier, attempts), phase=phase, strategy=verifier.name)
+            worst = scoring_worst(verifier, attempts)
+            held = ledger.reserve(worst, phase=phase, strategy=verifier.name, model=verifier.name)
             if held is None:
                 attempts = attempts[: len(attempts) // 2]
         if held is None:
@@ -240,7 +249,7 @@ def verify(
         with held:
             verdicts, cost = judge(verifier, attempts)
             judged = {c.key: v for c, v in zip(batch, verdicts, strict=False)}
-            charge = held.prepare(cost)
+            charge = held.prepare(cost, failed_tokens=unjudged(verdicts))
             pool.add_verdicts(verifier.name, judged, charges=[charge] if ledger.durable else [])
             held.commit(charge)
         todo = todo[len(attempts) :]
@@ -259,6 +268,11 @@ def scoring_worst(verifier: Verifier, attempts: Sequence[Attempt]) -> Cost:
     tell = getattr(verifier, "worst_case", None)
     tokens, flops = tell(attempts) if tell is not None else (0, 0.0)
     return Cost(scored_tokens=tokens, flops=flops)
+
+
+def unjudged(verdicts: Sequence[Verdict]) -> int:
+    """Tokens that were read and came to no judgement."""
+    return sum(v.scored_tokens for v in verdicts if v.missing)
 
 
 def judge(verifier: Verifier, attempts: Sequence[Attempt]) -> tuple[list[Verdict], Cost]:

@@ -4,6 +4,7 @@ charges the ledger before and after, and writes the pool. It knows nothing of an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling
-from reasoning.sampling import attempt, budget_text, judge, scoring_worst
+from reasoning.sampling import attempt, budget_text, judge, scoring_worst, unjudged
 from reasoning.search.base import Answer, Candidate, Judge, Request, Search, Steps
 from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.exact import Exact
@@ -165,6 +166,7 @@ class _Run:
             strategy,
             scoring=self._scoring_of_one if limited else None,
             stepped=self._set_aside if limited else None,
+            scorer=scorer.name if scorer is not None else "",
         )
 
     def add(self, problems: Sequence[Problem]) -> None:
@@ -218,9 +220,12 @@ class _Run:
         count = self._affordable_scores(self.scorer, self.unscored)
         if count:
             worst = scoring_worst(self.scorer, self._attempts(self.scorer, self.unscored[:count]))
-            if held := self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy):
+            if held := self._reserve(worst, self.scorer):
                 self.aside.append(held)
         self.unscored = []
+
+    def _reserve(self, worst: Cost, verifier: Verifier) -> Reservation | None:
+        return self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy, model=verifier.name)
 
     def release(self) -> None:
         for held in self.aside:
@@ -253,7 +258,10 @@ class _Run:
         if self.ledger.budget is None:
             return count
         attempts = self._attempts(scorer, chains)
-        while count and not self.ledger.fits(scoring_worst(scorer, attempts[:count])):
+        while count:
+            worst = scoring_worst(scorer, attempts[:count])
+            if self.ledger.fits(worst, price=self.ledger.most(worst, scorer.name)):
+                break
             count //= 2
         return count
 
@@ -261,13 +269,13 @@ class _Run:
         """Score, charge and store; False when the purse does not pay for it (another thread has spent)."""
         attempts = self._attempts(scorer, chains)
         worst = scoring_worst(scorer, attempts)
-        held = self.ledger.reserve(worst, phase=self.phase, strategy=self.strategy)
+        held = self._reserve(worst, scorer)
         if held is None:
             return False
         with held:
             verdicts, cost = judge(scorer, attempts)
             judged = {c.key: v for c, v in zip(chains, verdicts, strict=True)}
-            charge = held.prepare(cost)
+            charge = held.prepare(cost, failed_tokens=unjudged(verdicts))
             if self.pool is not None:
                 charges = [charge] if self.ledger.durable else []
                 self.pool.add_verdicts(scorer.name, judged, charges=charges)
@@ -280,7 +288,7 @@ class _Run:
             keys = [k for k in draw_keys(request, self.engine.model) if k in self.chains]
             game.short |= len(keys) < len(request.indices)
             game.chains.update(dict.fromkeys(keys))
-            self._extract(game.problem, keys)
+            self._extract(game, keys)
             return [Candidate(self.chains[k], self.answers[k]) for k in keys]
         keys = [c.chain.key for c in request.candidates]
         game.scored.update(dict.fromkeys(k for k in keys if k in self.verdicts))
@@ -288,15 +296,28 @@ class _Run:
         game.short |= None in scores
         return scores
 
-    def _extract(self, problem: Problem, keys: Iterable[str]) -> None:
+    def _extract(self, game: _Game, keys: Iterable[str]) -> None:
+        """What each chain answers; None (it abstains) of one that was cut off, or that the purse is too short to
+        have read by an extractor that costs something."""
         new = [k for k in keys if k not in self.answers]
         whole = [k for k in new if not self.chains[k].truncated]
-        self.answers.update(dict.fromkeys(new))  # a chain that was cut off abstains
-        shown = [attempt(self.chains[k], problem, oracle=False) for k in whole]
-        verdicts, cost = judge(self.extractor, shown) if shown else ([], Cost())
-        self.answers.update((k, v.answer) for k, v in zip(whole, verdicts, strict=True))
-        if cost.tokens or cost.flops:
-            self.ledger.charge(cost, phase=self.phase, strategy=self.strategy)
+        self.answers.update(dict.fromkeys(new))
+        if not whole:
+            return
+        problem = game.problem
+        shown = [Attempt(problem.prompt, self.chains[k].text, None, problem.metadata) for k in whole]
+        worst = scoring_worst(self.extractor, shown)
+        held = self._reserve(worst, self.extractor) if worst != Cost() else None
+        if worst != Cost() and held is None:
+            game.short = True
+            return
+        with held or contextlib.nullcontext():
+            verdicts, cost = judge(self.extractor, shown)
+            self.answers.update((k, v.answer) for k, v in zip(whole, verdicts, strict=True))
+            if held is not None:
+                held.settle(cost, failed_tokens=unjudged(verdicts))
+            elif cost.tokens or cost.flops:
+                self.ledger.charge(cost, phase=self.phase, strategy=self.strategy, model=self.extractor.name)
 
     def solution(self, game: _Game) -> Solution:
         cost = sum((self.chains[k].cost for k in game.chains), Cost())
