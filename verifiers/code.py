@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verifiers.base import Attempt, Verdict
+from verifiers.checking import Checks, Finding, assembled, is_checks, read_checks, run_check
 from verifiers.errors import VerifierError
 from verifiers.extract import MAX_CHARACTERS, final_part
 from verifiers.judging import BadReference, RuleVerifier, no_answer, shown
@@ -39,9 +40,12 @@ class Code(RuleVerifier):
         [{"input": "3 4", "output": "7"}, ...]                      standard input and output
         [{"function": "add", "args": [3, 4], "output": 7}, ...]     a function call ("Solution.add": a method)
         {"fn_name": "add", "inputs": [[3, 4]], "outputs": [7]}      the same in columns (without fn_name: text)
+        {"check": "def check(candidate): ...", "function": "add", "prefix": "def add(a, b):\n    ..."}    HumanEval's
+        {"asserts": ["assert add(3, 4) == 7"], "setup": ""}         MBPP's
 
-    as JSON values or text. It stops at the first test that fails. The status names the failure: "wrong",
-    "runtime_error", "timeout", "memory", "output_limit", "protocol"; "infrastructure" has no score.
+    as JSON values or text; the last two are Python themselves (see `verifiers.checking`). It stops at the first test
+    that fails. The status names the failure: "wrong", "runtime_error", "timeout", "memory", "output_limit",
+    "protocol"; "infrastructure" has no score.
 
     seconds, memory_mb, output_kb: limits of one run. tolerance: relative, for numbers in the output. partial: the
     score is the share of tests passed (all are run). processes: the program may start processes. workers: runs
@@ -87,10 +91,14 @@ class Code(RuleVerifier):
             return list(threads.map(self._safely, attempts))
 
     def judge(self, attempt: Attempt) -> Verdict:
-        cases = _cases(attempt.reference)
+        reference = _value(attempt.reference)
+        checks = read_checks(reference) if is_checks(reference) else None
+        cases = [] if checks else _cases(reference)
         program = program_in(attempt.response)
         if program is None:
             return no_answer("the response holds no program")
+        if checks is not None:
+            return self._checked(program, checks)
         passed = 0
         trouble: Verdict | None = None
         for number, case in enumerate(cases, 1):
@@ -116,6 +124,36 @@ class Code(RuleVerifier):
             return Verdict(1.0, rule="tests", reason=f"passed {passed} of {len(cases)}")
         return Verdict(passed / len(cases), status=trouble.status, rule="tests", reason=trouble.reason)
 
+    def _checked(self, program: str, checks: Checks) -> Verdict:
+        """Tests that are Python: each piece in a sandbox of its own, each call of the program in another."""
+        source = assembled(program, checks)
+
+        def call(given: Mapping[str, Any]) -> Run:
+            return run_program(
+                source, call={**given, "typed": True}, limits=self.limits, unsafe_local=self.unsafe_local
+            )
+
+        count = len(checks.checks)
+        passed = 0
+        trouble: Finding | None = None
+        for number, check in enumerate(checks.checks, 1):
+            found = run_check(check, call, self.limits, unsafe_local=self.unsafe_local)
+            if found.status == "pass":
+                passed += 1
+                continue
+            reason = f"test {number} of {count}: {found.status} ({shown(found.reason, 120)})"
+            if found.status == "infrastructure":
+                return Verdict(None, status="infrastructure", reason=reason)
+            if found.status == "unusable":
+                raise BadReference(reason)
+            trouble = trouble or Finding(found.status, reason)
+            if not self.partial:
+                break
+        if trouble is None:
+            return Verdict(1.0, rule="tests", reason=f"passed {passed} of {count}")
+        score = passed / count if self.partial else 0.0
+        return Verdict(score, status=trouble.status, rule="tests", reason=trouble.reason)
+
     def _status(self, run: Run, case: Case) -> str:
         if run.status != "ok":
             return run.status
@@ -133,12 +171,16 @@ def program_in(response: str) -> str | None:
     return next((block for block in reversed(blocks) if block.strip()), None)
 
 
-def _cases(reference: Any) -> list[Case]:
+def _value(reference: Any) -> Any:
     if isinstance(reference, str):
         try:
-            reference = json.loads(reference)
+            return json.loads(reference)
         except (ValueError, RecursionError):
             raise BadReference("the tests are not JSON") from None
+    return reference
+
+
+def _cases(reference: Any) -> list[Case]:
     if isinstance(reference, Mapping) and "inputs" in reference and "outputs" in reference:
         inputs, outputs, name = reference["inputs"], reference["outputs"], reference.get("fn_name")
         if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):

@@ -218,7 +218,7 @@ def _rlimits(limits: Limits) -> dict[str, int]:
     }
 
 
-def _bubblewrap(source: bytes, limits: Limits) -> tuple[list[str], list[int]]:
+def _bubblewrap(source: bytes, limits: Limits, child: Path = _CHILD) -> tuple[list[str], list[int]]:
     program_filter = filter_for(platform.machine(), processes=limits.processes)
     if program_filter is None:
         raise OSError(f"no seccomp filter for {platform.machine()}")
@@ -229,7 +229,7 @@ def _bubblewrap(source: bytes, limits: Limits) -> tuple[list[str], list[int]]:
         os.lseek(handle, 0, os.SEEK_SET)
         files.append(handle)
     return [
-        *_base_command(),
+        *_base_command(child),
         *("--size", str(limits.files_bytes), "--tmpfs", "/tmp"),
         *("--ro-bind-data", str(files[0]), "/program.py"),
         *("--remount-ro", "/", "--chdir", "/tmp", "--seccomp", str(files[1])),
@@ -243,8 +243,8 @@ def _write_all(handle: int, data: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-@lru_cache(maxsize=1)
-def _base_command() -> tuple[str, ...]:
+@lru_cache(maxsize=2)
+def _base_command(child: Path) -> tuple[str, ...]:
     """No /proc and no /sys: where the caller is root, the files there belong to the program as well (its user is the
     caller's, under another number), and some of them steer the host. For the same reason the devices are mounted
     read-only, which keeps their permissions from being changed and still lets them be written."""
@@ -263,7 +263,7 @@ def _base_command() -> tuple[str, ...]:
         parts += ["--ro-bind", os.path.realpath(sys.executable), _INSIDE + "/bin/python"]
     else:
         parts += ["--ro-bind", prefix, _INSIDE, "--setenv", "LD_LIBRARY_PATH", _INSIDE + "/lib"]
-    parts += ["--ro-bind", str(_CHILD), "/child.py", "--dir", "/dev"]
+    parts += ["--ro-bind", str(child), "/child.py", "--dir", "/dev"]
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         parts += ["--dev-bind", device, device, "--remount-ro", device]
     parts += ["--setenv", "LANG", "C.UTF-8", "--setenv", "HOME", "/tmp", "--setenv", "PATH", "/usr/bin:/bin"]

@@ -190,6 +190,113 @@ def test_honest_programs_pass():
     assert verifier.verify([Attempt(response=large, reference=big)])[0].score == 1
 
 
+HUMANEVAL = {
+    "prefix": 'from typing import List\n\n\ndef turn(xs: List[int], by: int = 1) -> List[int]:\n    """ Rotate. """\n',
+    "function": "turn",
+    "check": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2, 3]) == [2, 3, 1]\n"
+    "    assert candidate([], 2) == []\n    for i in range(3):\n"
+    "        assert abs(candidate([1, 2], by=i)[0] - (1 + i % 2)) < 1e-6\n",
+}
+BODY = "    if not xs:\n        return xs\n    by %= len(xs)\n    return xs[by:] + xs[:by]\n"
+MBPP = {
+    "setup": "import math",
+    "asserts": [
+        "assert flip((1, 2)) == (2, 1)",
+        "assert math.isclose(flip(xs=(3.5, 4.5))[0], 4.5)",
+        "assert set(flip((1, 1))) == {1}",
+    ],
+}
+
+
+@isolated
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [
+        (f"```python\ndef turn(xs: List[int], by=1):\n{BODY}```", "ok"),
+        (f"from __future__ import annotations\ndef turn(xs: Unknown, by=1):\n{BODY}", "ok"),
+        (f"{BODY}\nprint('said after the body')\nnot Python", "ok"),
+        ("def turn(xs, by=1): return xs", "wrong"),
+        ("def other(xs): return xs", "wrong"),
+        ("def turn(xs, by=1): 1 / 0", "runtime_error"),
+        ("class Equal:\n    def __eq__(self, other): return True\ndef turn(xs, by=1): return Equal()", "runtime_error"),
+        ("class Like(list):\n    def __eq__(self, other): return True\ndef turn(xs, by=1): return Like(xs)", "runtime_error"),
+        ("import os\ndef turn(xs, by=1): os._exit(0)", "protocol"),
+        ("import builtins\nbuiltins.abs = lambda x: 0\ndef turn(xs, by=1): return xs", "wrong"),
+        ("import gc, sys\ndef turn(xs, by=1):\n    found = [o for o in gc.get_objects() if 'check' in repr(type(o))]\n    f = sys._getframe()\n    while f:\n        if 'candidate' in f.f_locals: return [2, 3, 1]\n        f = f.f_back\n    return xs", "wrong"),
+        ("def check(candidate): pass\ndef turn(xs, by=1): return xs", "wrong"),
+        ("def turn(xs, by=1):\n    while True: pass", "timeout"),
+        ("def turn(xs, by=1): return bytearray(64 << 30)", "memory"),
+    ],
+)  # fmt: skip
+def test_tests_that_define_check(response, status):
+    (verdict,) = open_verifier("code:seconds=2").verify([Attempt(response=response, reference=HUMANEVAL)])
+    assert verdict.status == status, verdict
+    assert verdict.score == float(status == "ok")
+
+
+@isolated
+def test_asserts_see_python_values_and_give_partial_credit():
+    verifier = open_verifier("code:partial=true")
+    for response, score in [
+        ("def flip(xs): return xs[1], xs[0]", 1.0),
+        ("def flip(xs): return tuple(reversed(xs)) + ()", 1.0),
+        ("def flip(xs): return [xs[1], xs[0]]", 2 / 3),  # a list is no tuple
+        ("from collections import deque\ndef flip(xs): return deque(xs)", 1 / 3),
+    ]:
+        (verdict,) = verifier.verify([Attempt(response=response, reference=MBPP)])
+        assert verdict.score == pytest.approx(score), (response, verdict)
+    typed = {"asserts": ["assert f(1j, {2}, {(1, 2): None}) == (1j, {2}, {(1, 2): None})"]}
+    assert verifier.verify([Attempt(response="def f(*a): return a", reference=typed)])[0].correct
+    counted = {"asserts": ["assert f('aab') == {'a': 2, 'b': 1}"]}
+    counter = "from collections import Counter\ndef f(s): return Counter(s)"
+    assert verifier.verify([Attempt(response=counter, reference=counted)])[0].correct
+
+
+@isolated
+def test_the_program_never_sees_what_asserts_expect(tmp_path):
+    """Whatever the program can read of its process holds the argument and not the expected result."""
+    program = (
+        "import gc, sys\ndef f(x):\n    seen = [sys.argv, open('/child.py').read(), open('/program.py').read()]\n"
+        "    frame = sys._getframe()\n    while frame:\n        seen += [repr(frame.f_locals), repr(frame.f_globals)]\n"
+        "        frame = frame.f_back\n    seen += [o for o in gc.get_objects() if type(o) in (str, dict, list)]\n"
+        "    return 's3cr' + 'et-42' in repr(seen).replace(\"'s3cr' + 'et-42'\", '')"
+    )
+    reference = {"asserts": ["assert f('s3cret-42') is True", f"assert (f('x') is False) == bool({SECRET!r})"]}
+    (verdict,) = open_verifier("code").verify([Attempt(response=program, reference=reference)])
+    assert verdict.correct, verdict  # it does find what it was given, and nothing else
+
+
+@isolated
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ({"asserts": []}, "a list of 1 to"),
+        ({"asserts": ["assert True"]}, "calls no function"),
+        ({"asserts": ["assert f(1"]}, "not Python"),
+        ({"asserts": ["assert f(1) == unknown_name"]}, "NameError"),
+        ({"asserts": ["assert f(Node(1)) == 1"], "setup": "class Node:\n    def __init__(self, x): self.x = x"}, "of type Node"),
+        ({"asserts": ["while True: f"], "setup": ""}, "calls no function"),
+        ({"asserts": ["while True: 0 and f(1)"]}, "by themselves"),
+        ({"check": "def check(candidate): pass"}, "needs the name"),
+        ({"check": "x = 1", "function": "f"}, "does not define"),
+        ({"check": 5, "function": "f"}, "must be text"),
+    ],
+)  # fmt: skip
+def test_tests_that_cannot_be_run_are_missing(reference, words):
+    (verdict,) = open_verifier("code:seconds=1").verify(
+        [Attempt(response="def f(x): return 1", reference=reference)]
+    )
+    assert (verdict.score, verdict.status) == (None, "bad_reference")
+    assert words in verdict.reason
+
+
+def test_tests_in_python_without_isolation():
+    verifier = open_verifier("code:unsafe_local=true")
+    good = Attempt(response="def flip(xs): return xs[1], xs[0]", reference=MBPP)
+    assert verifier.verify([good])[0].score == 1
+    assert verifier.verify([Attempt(response="def flip(xs): return xs", reference=MBPP)])[0].status == "wrong"
+
+
 @isolated
 def test_partial_credit_and_tolerance():
     tests = [{"input": "1", "output": "1.0"}, {"input": "2", "output": "9"}]
