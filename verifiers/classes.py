@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from verifiers.expressions import canonical
 from verifiers.expressions.compare import STRICT
-from verifiers.mathematics import match
+from verifiers.matching import match
 from verifiers.reading import Reading, read
 
 

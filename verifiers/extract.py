@@ -17,9 +17,11 @@ _BOXED_TOKEN = re.compile(r"\\?[A-Za-z0-9.]+")
 _EMPTY_BOX = re.compile(
     r"(?:\\[hv]?phantom\s*\{[^{}]*\}|\\[hv]space\s*\{[^{}]*\}|\\q?quad|\\[ ,;:!]|[\s~_?]|\\_)*"
 )
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_BRACE = re.compile(r"[{}]|\\.", re.DOTALL)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
+_STATED_CUES = ("answer", "result", "solution", "option", "choice", "a:")
 _STATED = re.compile(
     r"\b(?:answer|result|solution|option|choice)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
     r"|^[ \t]*A:[ \t]*",
@@ -49,21 +51,27 @@ def final_part(response: str) -> str:
 def braces(text: str, start: int) -> int:
     """Index after the brace that closes the one at ``start``; -1 when it never closes."""
     depth = 0
-    i = start
-    n = len(text)
-    while i < n:
-        c = text[i]
-        if c == "\\":
-            i += 2
-            continue
+    for match in _BRACE.finditer(text, start):
+        c = match.group()
         if c == "{":
             depth += 1
         elif c == "}":
             depth -= 1
             if depth == 0:
-                return i + 1
-        i += 1
+                return match.end()
     return -1
+
+
+def _box_starts(text: str) -> list[int]:
+    """Where a command that draws a box begins; plain search, for most of a response is other commands."""
+    found: list[int] = []
+    for name in ("\\boxed", "\\fbox", "\\framebox"):
+        at = text.find(name)
+        while at >= 0:
+            found.append(at)
+            at = text.find(name, at + 5)
+    found.sort()
+    return found
 
 
 def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
@@ -72,25 +80,25 @@ def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
     as a blank (empty, spaces, ``\\phantom``) is passed over. ``\boxed 5`` (no braces) boxes one token."""
     found: list[tuple[int, int, str]] = []
     after = 0
-    for match in list(_BOX.finditer(text))[-most:]:
-        if match.start() < after:
+    for start in _box_starts(text)[-most:]:
+        if start < after or (match := _BOX.match(text, start)) is None:
             continue
         at = match.end()
-        if at < len(text) and text[at] == "{":
+        if text[at : at + 1] == "{":
             end = braces(text, at)
             if end < 0:
                 continue
             content, after = text[at + 1 : end - 1], end
-            if _EMPTY_BOX.fullmatch(content):
+            if not content[:1].isalnum() and _EMPTY_BOX.fullmatch(content):
                 continue
-            while _BOX.match(content.strip()) and len(inner := box_spans(content)) == 1:
+            while "box" in content and _BOX.match(content.strip()) and len(inner := box_spans(content)) == 1:
                 content = inner[0][2]
-            found.append((match.start(), end, content))
+            found.append((start, end, content))
         else:
             token = _BOXED_TOKEN.match(text, at)
             if token:
                 after = token.end()
-                found.append((match.start(), after, token.group().rstrip(".")))
+                found.append((start, after, token.group().rstrip(".")))
     return found
 
 
@@ -99,33 +107,65 @@ def boxes(text: str) -> list[str]:
     return [content for _, _, content in box_spans(text)]
 
 
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    match = None
-    for match in pattern.finditer(text):  # noqa: B007
-        pass
-    return match
+def _last(pattern: re.Pattern[str], text: str, cues: tuple[str, ...]) -> re.Match[str] | None:
+    """The last match, each of which begins with one of the ``cues`` (lower case): searched for from the end."""
+    low = text.lower()
+    if len(low) != len(text):  # a few capitals of other scripts grow
+        low = re.sub("[A-Z]", lambda m: m.group().lower(), text)
+    places = {cue: low.rfind(cue) for cue in cues}
+    while True:
+        cue = max(places, key=places.__getitem__)
+        start = places[cue]
+        if start < 0:
+            return None
+        begin = start
+        while cue == "a:" and begin and text[begin - 1] in " \t":
+            begin -= 1
+        match = pattern.match(text, begin)
+        if match is not None:
+            return match
+        places[cue] = low.rfind(cue, 0, start)
 
 
 def _sentence(text: str, start: int) -> str:
     """From ``start`` to the end of the sentence or line; an opened mathematics span is kept whole."""
-    rest = _BOLD.sub("", text[start : start + 2000]).lstrip(" \t:")
+    rest = text[start : start + 2000]
+    if "**" in rest:
+        rest = _BOLD.sub("", rest)
+    rest = rest.lstrip(" \t:")
     stripped = rest.lstrip()
-    for left, right in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
-        if stripped.startswith(left):
-            end = stripped.find(right, len(left))
-            if end > 0 and not (left == "$" and "\n" in stripped[:end]):
-                tail = _END.split(stripped[end + len(right) :], maxsplit=1)[0]
-                return stripped[: end + len(right)] + tail
-    return _END.split(rest, maxsplit=1)[0]
+    if stripped[:1] in ("$", "\\"):
+        for left, right in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
+            if stripped.startswith(left):
+                end = stripped.find(right, len(left))
+                if end > 0 and not (left == "$" and "\n" in stripped[:end]):
+                    return stripped[: end + len(right)] + _to_end(stripped[end + len(right) :])
+    return _to_end(rest)
+
+
+def _to_end(text: str) -> str:
+    end = _END.search(text)
+    return text if end is None else text[: end.start()]
 
 
 def final_statement(text: str) -> Statement | None:
     """What follows the last "final answer"."""
     if "final" not in text and "Final" not in text and "FINAL" not in text:
         return None
-    last = _last(_FINAL, text)
+    last = _last(_FINAL, text, ("final",))
     said = _sentence(text, last.end()) if last is not None else ""
     return Statement(said, "final") if said.strip() else None
+
+
+def _tagged(text: str) -> str | None:
+    """The content of the last closed ``<answer>``."""
+    content, opened = None, -1
+    for match in _TAG.finditer(text):
+        if not match.group(1):
+            opened = match.end()
+        elif opened >= 0:
+            content, opened = text[opened : match.start()], -1
+    return content
 
 
 def statement(response: str) -> Statement | None:
@@ -139,10 +179,10 @@ def statement(response: str) -> Statement | None:
         found = boxes(text)
         if found:
             return Statement(found[-1], "boxed", tuple(found[:-1]))
-    if "<" in text:
-        tags = _TAG.findall(text)
-        if tags:
-            return Statement(tags[-1], "tag")
+    if "</a" in text or "</A" in text:
+        tag = _tagged(text)
+        if tag is not None:
+            return Statement(tag, "tag")
     final = final_statement(text)
     if final is not None:
         return final
@@ -150,11 +190,9 @@ def statement(response: str) -> Statement | None:
         found = _HASHES.findall(text)
         if found:
             return Statement(found[-1], "hashes")
-    low = text.lower()
-    if any(cue in low for cue in ("answer", "result", "solution", "option", "choice", "a:")):
-        last = _last(_STATED, text)
-        if last is not None:
-            said = _sentence(text, last.end())
-            if said.strip():
-                return Statement(said, "stated")
+    last = _last(_STATED, text, _STATED_CUES)
+    if last is not None:
+        said = _sentence(text, last.end())
+        if said.strip():
+            return Statement(said, "stated")
     return None

@@ -12,12 +12,19 @@ from fractions import Fraction
 from functools import lru_cache
 
 from verifiers.expressions.lexer import Unreadable, clean
-from verifiers.expressions.nodes import Node, num
+from verifiers.expressions.literals import decimal
+from verifiers.expressions.nodes import Node, num, number_of
 from verifiers.expressions.parser import parse
 from verifiers.expressions.units import is_unit
 from verifiers.normalise import plain_unicode, squeeze, unwrap
 
 MAX_ANSWER = 20_000
+MAX_REMEMBERED = 1_000
+_PLAIN = re.compile(
+    r"\s*(-?)(?:(\d{1,30})(?:\.(\d{1,30}))?|([1-9]\d{0,2}(?:,\d{3}){1,9})"
+    r"|\\[dt]?frac\{(\d{1,30})\}\{(\d{1,30})\}|(\d{1,30})/(\d{1,30}))\s*",
+    re.ASCII,
+).fullmatch
 _ONES = [
     "zero",
     "one",
@@ -93,31 +100,61 @@ _OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt
 @dataclass(frozen=True, slots=True)
 class Reading:
     """tree: the answer as mathematics, or None. words: it as text, made plain. choice: a letter that is given as a
-    choice ("(B)"). more: other trees that the text may mean ("1,5" as a decimal, "5 m" as a length)."""
+    choice ("(B)"). more: other trees that the text may mean ("1,5" as a decimal, "5 m" as a length). number: the
+    value, where the tree is a literal."""
 
     tree: Node | None
     words: str
     choice: str = ""
     more: tuple[Node, ...] = ()
     why: str = ""
+    number: Fraction | None = None
 
 
-@lru_cache(maxsize=32_768)
+def plain_number(text: str) -> Reading | None:
+    """An integer, decimal or fraction that is the whole text, in its commonest spellings; what `read` would say."""
+    match = _PLAIN(text)
+    if match is None:
+        return None
+    sign, whole, places, grouped, top, bottom, over, under = match.groups()
+    bare = text.strip()
+    more: tuple[Node, ...] = ()
+    if whole is not None:
+        tree = num(int(whole)) if places is None else decimal(f"{whole}.{places}", 0)
+    elif grouped is not None:
+        tree = num(int(grouped.replace(",", "")))
+        more = tuple(_others(bare, tree))
+    else:
+        tree = Node("div", None, (num(int(top or over)), num(int(bottom or under))))
+    if sign:
+        tree = Node("neg", None, (tree,))
+    return Reading(tree, bare, "", more, "", number_of(tree))
+
+
 def read(text: str) -> Reading:
     """A whole text as one answer."""
+    return _read(text) if len(text) <= MAX_REMEMBERED else _read.__wrapped__(text)
+
+
+@lru_cache(maxsize=16_384)
+def _read(text: str) -> Reading:
+    plain = plain_number(text)
+    if plain is not None:
+        return plain
     if len(text) > MAX_ANSWER:
         return Reading(None, "", why=f"longer than {MAX_ANSWER} characters")
     bare = unwrap(_EDGES.sub("", _CUE.sub("", text, count=1))).rstrip("?").strip()
     if bare.isdecimal() and bare.isascii():
         if len(bare) > 4_000:
             return Reading(Node("text", bare.lstrip("0")), bare)
-        return Reading(num(int(bare)), bare)
+        return Reading(num(int(bare)), bare, number=Fraction(int(bare)))
     if bare[:1] == "{" and bare[-1:] == "}" and "," in bare and "$" not in text and "\\" not in text:
         bare = "\\{" + bare[1:-1] + "\\}"
     words = plain_words(bare)
     choice = _choice(bare)
     tree, why = _tree(bare, words)
-    return Reading(tree, words, choice, tuple(_others(bare, tree)), why)
+    number = None if tree is None else number_of(tree)
+    return Reading(tree, words, choice, tuple(_others(bare, tree)), why, number)
 
 
 def _tree(text: str, words: str) -> tuple[Node | None, str]:

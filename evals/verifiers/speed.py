@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 
 from evals.verifiers import accuracy, corpora
 from evals.verifiers.corpora import Pair
-from verifiers import Attempt, mathematics, open_verifier, reading
-from verifiers.expressions import canonical, parser
+from verifiers import Attempt, answers, mathematics, open_verifier, reading
+from verifiers.expressions import parser
 
 
 def unequal_math_tests(data: object) -> list[Pair]:
@@ -38,7 +38,14 @@ SETS: dict[str, tuple[Callable[..., list[Pair]], bool | None]] = {
 
 
 def empty_caches() -> None:
-    for function in (reading.read, parser.parse, mathematics._reference, canonical._key):
+    for function in (
+        reading._read,
+        parser.parse,
+        answers._short,
+        answers._short_statement,
+        mathematics._short_reference,
+        mathematics._remembered_verdict,
+    ):
         function.cache_clear()
 
 

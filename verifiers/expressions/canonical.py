@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from verifiers.expressions.compare import settled
@@ -25,15 +24,10 @@ def key(tree: Node | None, words: str, choice: str = "") -> str | None:
         return choice or words[:200] or None
     if tree.kind == "text":
         return words[:200] or None
-    return _key(tree)[:400]
-
-
-@lru_cache(maxsize=16_384)
-def _key(tree: Node) -> str:
     literal = number_of(tree)
     if literal is not None:
-        return str(literal)
-    return _of(settled(tree))
+        return str(literal)[:400]
+    return _of(settled(tree))[:400]
 
 
 def _of(node: Node) -> str:
@@ -78,15 +72,13 @@ def _number(node: Node) -> str | None:
     names = node.variables()
     try:
         with workdps(60):
-            if not names and not node.has("func"):
+            if not names:
                 return _shown(value(node))
             values = [_shown(value(node, point_for(names, turn))) for turn in (0, 1)]
     except (NoValue, ZeroDivisionError, OverflowError, ValueError, TypeError):
         return None
-    if not names and values[0] == values[1]:
-        return values[0]
     digest = hashlib.blake2b("|".join(values).encode(), digest_size=5).hexdigest()
-    return f"expression in {', '.join(sorted(names)) or 'functions'} #{digest}"
+    return f"expression in {', '.join(sorted(names))} #{digest}"
 
 
 def _shown(found: Any) -> str:
@@ -94,12 +86,13 @@ def _shown(found: Any) -> str:
 
     if isinstance(found, Fraction):
         return str(found)
-    found = as_real(found)
     tiny = mp.mpf(10) ** -40
-    if abs(mp.im(found)) > tiny * abs(found):
-        return f"{_shown(mp.re(found))} + {_shown(mp.im(found))} i"
-    found = mp.re(found)
-    if abs(found) < mp.mpf(10) ** 12:
+    if isinstance(found, mp.mpc):
+        if abs(found.imag) > tiny * abs(found):
+            return f"{_shown(found.real)} + {_shown(found.imag)} i"
+        found = found.real
+    rough = 5040 * float(found) if abs(found) < 1e12 else 0.5
+    if abs(rough - round(rough)) < 1e-2 or abs(rough) > 1e12:
         near = Fraction(int(mp.nint(found * 5040)), 5040)
         if abs(found - as_real(near)) < tiny * max(1, abs(found)):
             return str(near)

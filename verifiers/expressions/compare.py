@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from verifiers.expressions.evaluate import NoValue, as_real, real_value, same_expression, same_value, value
 from verifiers.expressions.nodes import Node, num, number_of
@@ -40,8 +39,7 @@ _BASES = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
+class Tolerance(NamedTuple):
     """relative: allowed relative difference where a decimal is present (0: exact, up to EXACT_DIGITS).
     rename: f(x) and f(y) are the same."""
 
@@ -548,25 +546,30 @@ def _log_ten(node: Node) -> Node:
     return Node(node.kind, node.value, args)
 
 
-def _rounds(gold: Node, answer: Node, left: object, right: object, how: Tolerance) -> bool:
+def _rounds(gold: Node, answer: Node, left: Any, right: Any, how: Tolerance) -> bool:
     """Whether a decimal on one side stands for the other side's value."""
     if not (gold.has("decimal") or answer.has("decimal")):
         return False
-    x, y = as_real(left), as_real(right)
-    if how.relative and abs(x - y) <= how.relative * abs(x):
-        return True
     decimals = [node for node in (gold, answer) if node.has("decimal")]
-    if len(decimals) != 1:
+    allowed: Fraction | None = None
+    if len(decimals) == 1:
+        node = decimals[0].args[0] if decimals[0].kind == "neg" else decimals[0]
+        if node.kind == "decimal":
+            exact, places = node.value
+            digits = (abs(exact.numerator) * 10**places // exact.denominator).bit_length() * math.log10(2)
+            allowed = Fraction(1, 10**places) if digits >= EXACT_DIGITS else None
+    if allowed is None and not how.relative:
         return False
-    node = decimals[0].args[0] if decimals[0].kind == "neg" else decimals[0]
-    if node.kind != "decimal":
-        return False
-    exact, places = node.value
-    digits = (abs(exact.numerator) * 10**places // exact.denominator).bit_length() * math.log10(2)
-    from mpmath import mpf, workdps
+    from mpmath import workdps
 
     with workdps(60):
-        return digits >= EXACT_DIGITS and bool(abs(x - y) <= mpf(10) ** -places)
+        both = isinstance(left, Fraction) and isinstance(right, Fraction)
+        x, y = (left, right) if both else (as_real(left), as_real(right))
+        difference = abs(x - y)
+        bounds: list[Any] = [] if allowed is None else [allowed]
+        if how.relative:
+            bounds.append(Fraction(how.relative) * abs(x) if both else how.relative * abs(x))
+        return any(difference <= (bound if both else as_real(bound)) for bound in bounds)
 
 
 def _based(node: Node) -> tuple[str, str]:

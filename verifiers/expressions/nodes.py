@@ -29,10 +29,27 @@ class Node(NamedTuple):
             stack.extend(node.args)
 
     def has(self, *kinds: str) -> bool:
-        return any(node.kind in kinds for node in self.walk())
+        if self.kind in kinds:
+            return True
+        stack = list(self.args)
+        while stack:
+            node = stack.pop()
+            if node.kind in kinds:
+                return True
+            if node.args:
+                stack += node.args
+        return False
 
     def variables(self) -> set[str]:
-        return {node.value for node in self.walk() if node.kind == "var"}
+        found = set()
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            if node.kind == "var":
+                found.add(node.value)
+            elif node.args:
+                stack += node.args
+        return found
 
     def substitute(self, name: str, by: Node) -> Node:
         if self.kind == "var":

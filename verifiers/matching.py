@@ -1,0 +1,46 @@
+"""Two readings of an answer: the rule that makes them equal, or none. Knows nothing of responses or boxes."""
+
+from __future__ import annotations
+
+from verifiers.expressions.compare import Tolerance, equal
+from verifiers.reading import Reading
+
+
+def _wordy(reading: Reading) -> bool:
+    return reading.tree is None or reading.tree.kind == "text"
+
+
+def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
+    """The rule by which an answer equals the reference, or None."""
+    if (
+        gold.words
+        and gold.words == answer.words
+        and ((_wordy(gold) and _wordy(answer)) or gold.tree == answer.tree)
+    ):
+        return "text"
+    if gold.choice and gold.choice == answer.choice:
+        return "choice"
+    if gold.tree is None or answer.tree is None:
+        return None
+    left, right = gold.number, answer.number
+    if left is not None and left == right:
+        return "integer" if left.denominator == 1 else "rational"
+    if gold.tree.kind == answer.tree.kind == "num" and not gold.more and not answer.more:
+        return None
+    if gold.tree.kind == "text" or answer.tree.kind == "text":
+        if gold.tree.kind == answer.tree.kind:
+            if gold.words != answer.words and set(gold.words + answer.words) <= set("xyz"):
+                return next(
+                    (rule for g in gold.more for a in answer.more if (rule := equal(g, a, how))), None
+                )
+            return "text" if gold.words == answer.words else None
+        pairs = [(g, a) for g in (gold.tree, *gold.more) for a in (answer.tree, *answer.more)]
+    else:
+        pairs = [(gold.tree, answer.tree)]
+        pairs += [(gold.tree, other) for other in answer.more if gold.tree.kind != "list"]
+        pairs += [(other, answer.tree) for other in gold.more if answer.tree.kind != "list"]
+    for one, other in pairs:
+        rule = equal(one, other, how) if "text" not in (one.kind, other.kind) else None
+        if rule:
+            return rule
+    return None
