@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from reasoning.charges import FORMAT, PHASES, Charge, read_rows, totals
-from reasoning.durable import AppendFile, cannot_write, frame_row, fsync_folder, read_lines
+from reasoning.durable import AppendFile, cannot_write, frame_row, fsync_folder, read_lines, try_lock
 from reasoning.errors import EngineError, PoolError, UserError
 from reasoning.limits import LIMITS, Budget, Left
 from reasoning.prices import Prices
@@ -146,12 +146,15 @@ class Ledger:
             self._file = self._look(path) if read_only else self._open(path)
 
     def _look(self, path: Path) -> None:
-        """Read without a lock and without mending anything."""
+        """Read without mending anything and without keeping a writer out."""
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read()
+                reading = read_lines(data, path.name)
+                if reading.whole_bytes < len(data) and not try_lock(file.fileno()):
+                    reading = read_lines(data, path.name, live=True)  # its writer is in the middle of a line
         except FileNotFoundError:
-            raise UserError(f"{path}: nothing was spent there yet, there is no ledger.") from None
-        reading = read_lines(data, path.name, live=True)
+            raise UserError(f"{path}: there is no ledger, nothing was spent.") from None
         self.notes += reading.notes
         self._take(reading.rows, path)
 

@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "fit": Verb("fit", "FitOptions", "fit a learned verifier on verified chains"),
     "search": Verb("search", "SearchOptions", "spend a budget per problem at run time"),
     "curve": Verb("curve", "CurveOptions", "accuracy against compute: files, picture and report"),
+    "show": Verb("contents", "ShowOptions", "what is in a run; --cost: what it spent, and what is left"),
     "import": Verb("recorded", "ImportOptions", "read recorded outputs into a pool", ("file", "run")),
     "doctor": Verb("doctor", "DoctorOptions", "what this machine and installation can do", ()),
 }

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reasoning.agreement import LABEL
-from reasoning.budget import Ledger
+from reasoning.cli.purse import look_at_ledger
 from reasoning.cli.show import note
 from reasoning.errors import UserError, unknown
 from reasoning.options import option
@@ -85,10 +85,8 @@ def run(options: CurveOptions) -> int:
 
 def sampling_seconds(folder: Path) -> dict[str, float]:
     """Model -> wall-clock seconds that drawing its chains took, from the run's ledger."""
-    if not (folder / "ledger.jsonl").is_file():
-        return {}
-    with Ledger(path=folder) as ledger:
-        totals = ledger.totals(by=("phase", "strategy"))
+    ledger = look_at_ledger(folder)
+    totals = ledger.totals(by=("phase", "strategy")) if ledger is not None else {}
     return {strategy: sum_.cost.seconds for (phase, strategy), sum_ in totals.items() if phase == "sample"}
 
 

@@ -8,6 +8,9 @@ It never sees a reference when it judges, so best-of-n and weighted majority by 
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from reasoning.cli.purse import look_at_ledger
 from reasoning.cli.show import note
 from reasoning.progress import Line
 from reasoning.train.reward import FitOptions, fit
@@ -17,6 +20,7 @@ __all__ = ["FitOptions", "run"]
 
 def run(options: FitOptions) -> int:
     line = Line("fit")
+    look_at_ledger(Path(options.run))
     measured = fit(options, line, log=line.say)
     line.close()
     kept = measured["compared"][measured["kept"]]

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoning.budget import Budget, Ledger
+from reasoning.budget import Ledger
+from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
 from reasoning.cli.show import note, say
 from reasoning.engines import open_engine
 from reasoning.errors import BudgetError, UserError
+from reasoning.limits import LIMITS
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line, human
@@ -38,19 +40,18 @@ class SampleOptions:
     max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)", low=0)
     stop: list[str] = option([], "string that ends a chain (repeat the flag)")
     seed: int = option(0, "base seed")
-    budget: str = option(
-        "", "limit on all that the run spends, such as tokens=2e6,seconds=60 (also flops, samples)"
-    )
+    budget: str = option("", BUDGET)
+    prices: str = option("", PRICES)
 
 
 def run(options: SampleOptions) -> int:
     problems = load_problems(options.task, limit=options.limit or None)
     sampling = sampling_from(options)
     folder = Path(options.run)
+    budget, prices = terms(folder, options.budget, options.prices)
     engine = open_engine(options.engine)
-    budget = Budget.parse(options.budget) if options.budget else None
     line = Line(f"sample {engine.model.partition('@')[0]}")
-    with Pool.open(folder) as pool, Ledger(budget, path=folder) as ledger:
+    with Pool.open(folder) as pool, open_ledger(folder, budget, prices) as ledger:
         write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
@@ -94,7 +95,7 @@ def sampling_from(options: Any) -> Sampling:
 def refuse_spent(ledger: Ledger, folder: Path) -> None:
     """Raise BudgetError when the budget, which is the whole run's, was spent before this command."""
     left = ledger.left()
-    gone = [name for name in ("tokens", "flops", "seconds", "samples") if getattr(left, name) <= 0]
+    gone = [name for name in LIMITS if getattr(left, name) <= 0]
     if gone:
         raise BudgetError(
             f"The budget {ledger.budget} is that of the whole run, and {folder} has spent its {gone[0]} before "

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from reasoning.budget import Budget, Ledger
+from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
 from reasoning.cli.sample import refuse_spent, register_model, sampling_from
 from reasoning.cli.show import note, say
 from reasoning.engines import open_engine
@@ -53,9 +53,8 @@ class SearchOptions:
     max_new_tokens: int = option(0, "longest chain in tokens; 0 takes the task's own (or 1024)", low=0)
     stop: builtins.list[str] = option([], "string that ends a chain (repeat the flag)")
     seed: int = option(0, "base seed")
-    budget: str = option(
-        "", "limit on all that the run spends, such as tokens=2e6,seconds=60 (also flops, samples)"
-    )
+    budget: str = option("", BUDGET)
+    prices: str = option("", PRICES)
     list: bool = option(False, "list the strategies and stop")
 
 
@@ -70,14 +69,14 @@ def run(options: SearchOptions) -> int:
     search = open_search(options.strategy)
     scorer = open_verifier(options.scorer) if options.scorer else None
     judge = open_verifier(options.verifier or verifier_of(options.task))
-    budget = Budget.parse(options.budget) if options.budget else None
     problems = load_problems(options.task, limit=options.limit or None)
     sampling = sampling_from(options)
     folder = Path(options.run)
+    budget, prices = terms(folder, options.budget, options.prices)
     stored(folder / "solutions.jsonl")  # a damaged one is said before anything is spent
     engine = open_engine(options.engine)
     line = Line(f"search {search.name}")
-    with Pool.open(folder) as pool, Ledger(budget, path=folder) as ledger:
+    with Pool.open(folder) as pool, open_ledger(folder, budget, prices) as ledger:
         register_model(pool, engine, options.engine)
         write_run(folder, "search", asdict(options))
         before = ledger.spent

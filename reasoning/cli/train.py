@@ -9,6 +9,9 @@ The trained model is an ordinary Hugging Face folder, RUN/model; figures of ever
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from reasoning.cli.purse import look_at_ledger
 from reasoning.cli.show import note
 from reasoning.progress import Line, human
 from reasoning.train.loop import train
@@ -19,6 +22,7 @@ __all__ = ["TrainOptions", "run"]
 
 def run(options: TrainOptions) -> int:
     line = Line(f"train {options.objective}")
+    look_at_ledger(Path(options.run))
     result = train(options, line, log=line.say)
     line.close()
     if result.finished_before:

@@ -16,7 +16,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reasoning.budget import Budget, Ledger
+from reasoning.cli.purse import PRICES, open_ledger, terms
 from reasoning.cli.show import note, say
 from reasoning.errors import UserError
 from reasoning.options import option
@@ -33,23 +33,25 @@ class VerifyOptions:
     target: str = option(..., "run folder, or JSONL file (- for standard input)", metavar="TARGET")
     verifier: str = option(..., "verifier spec, such as numeric, countdown, learned:FOLDER")
     out: str = option("", "with a JSONL file: where the verdicts go (default: standard output)")
-    budget: str = option("", "limit for verifiers that spend compute, such as flops=1e15")
+    budget: str = option("", "limit on all that the run spends, such as flops=1e15 or price=2.50")
+    prices: str = option("", PRICES)
 
 
 def run(options: VerifyOptions) -> int:
     verifier = open_verifier(options.verifier)
     folder = Path(options.target)
     if options.target == "-" or folder.is_file():
-        if options.budget:
-            raise UserError("--budget goes with a run folder: the rows of a file have no ledger.")
+        for name in ("budget", "prices"):
+            if getattr(options, name):
+                raise UserError(f"--{name} goes with a run folder: the rows of a file have no ledger.")
         return verify_file(options, verifier)
     if options.out:
         raise UserError("--out goes with a JSONL file: the verdicts on a run's chains are kept in its pool.")
     if folder.suffix == ".jsonl" and not folder.exists():
         raise UserError(f"{folder}: no such file of rows.")
     line = Line(f"verify {options.verifier}")
-    budget = Budget.parse(options.budget) if options.budget else None
-    with Pool.open(folder, create=False) as pool, Ledger(budget, path=folder) as ledger:
+    budget, prices = terms(folder, options.budget, options.prices)
+    with Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices) as ledger:
         report = verify(pool, verifier, progress=line, ledger=ledger)
     line.close()
     write_run(folder, "verify", asdict(options))

@@ -1,0 +1,231 @@
+"""What is in a run, and with --cost what it spent, on what, by phase and strategy. Reads only.
+
+reasoning show runs/demo/eval
+reasoning show runs/demo/eval --cost
+reasoning show runs/demo/eval --cost --prices prices.toml --json | jq .total
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from reasoning.budget import Budget, Charge, Ledger
+from reasoning.cli.purse import PRICES, look_at_ledger
+from reasoning.cli.show import note, say
+from reasoning.errors import UserError
+from reasoning.options import option
+from reasoning.pool import Pool
+from reasoning.pool.folder import Folder
+from reasoning.prices import Prices, find_prices
+from reasoning.progress import clock, human
+from reasoning.records import Cost
+from reasoning.runfile import read_run
+
+WIDTH = (80, 100)
+"""Least and greatest width of what is printed, in characters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    run: str = option(..., "folder of the run", metavar="RUN")
+    cost: bool = option(False, "what was spent, by phase and strategy, and what is left of the budget")
+    prices: str = option("", PRICES)
+    json: bool = option(False, "for machines: one JSON object")
+
+
+def run(options: ShowOptions) -> int:
+    folder = Path(options.run)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder.")
+    shown = costs(folder, find_prices(folder, options.prices)) if options.cost else contents(folder)
+    if options.json:
+        print(json.dumps(shown, indent=1))
+    elif options.cost:
+        print_costs(shown)
+    else:
+        print_contents(shown)
+        note(f"Next:  reasoning show {folder} --cost")
+    return 0
+
+
+# ---- what is in a run
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """The pool's counts, the settings of each command that ran, and the files beside the pool."""
+    shown: dict[str, Any] = {"run": str(folder), "pool": None}
+    if holds_pool(folder):
+        with Pool.open(folder, create=False, read_only=True) as pool:
+            shown["pool"] = pool.summary() | {
+                "oracles": [n for n, oracle in pool.verifiers().items() if oracle]
+            }
+            for text in pool.notes:
+                note(text)
+    config = read_run(folder)
+    shown["config"] = config
+    shown["files"] = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "pool" not in path.relative_to(folder).parts[:-1]
+    }
+    ledger = look_at_ledger(folder)
+    shown["spent"] = row_of(ledger.spent) if ledger is not None else None
+    if shown["pool"] is None and ledger is None and not config:
+        raise UserError(f"{folder} holds no pool, no ledger and no run.toml: it is not a run's folder.")
+    return shown
+
+
+def holds_pool(folder: Path) -> bool:
+    return any(Folder(place).exists() for place in (folder, folder / "pool"))
+
+
+def print_contents(shown: dict[str, Any]) -> None:
+    say(shown["run"])
+    if pool := shown["pool"]:
+        say(
+            f"  pool       {pool['chains']} chains of {pool['problems']} problems, {human_bytes(pool['bytes'])}"
+        )
+        for model in pool["models"]:
+            say(f"    model    {model}")
+        for name, count in pool["verdicts"].items():
+            kind = "oracle" if name in pool["oracles"] else "deployable"
+            say(f"    verdicts {count} by {name} ({kind})")
+    for verb, options in shown["config"].items():
+        if verb != "versions":
+            given = [f"{key}={value}" for key, value in options.items() if value not in ("", 0, [], False)]
+            say(wrapped(f"  {verb:<10} ", given))
+    if spent := shown["spent"]:
+        say(
+            f"  spent      {human(spent['tokens'])} tokens  {human(spent['flops'])} FLOPs  {length(spent['seconds'])}"
+        )
+    for name, size in shown["files"].items():
+        say(f"  file       {name}  {human_bytes(size)}")
+
+
+def wrapped(head: str, parts: Sequence[str]) -> str:
+    """``head`` and behind it ``parts``, in lines of the terminal's width."""
+    lines = [head]
+    for part in parts:
+        if len(lines[-1]) + len(part) + 2 > terminal_width() and lines[-1].strip():
+            lines.append(" " * len(head))
+        lines[-1] += part + "  "
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# ---- what a run spent
+
+
+def costs(folder: Path, prices: Prices | None) -> dict[str, Any]:
+    """The ledger's sums by phase and strategy, their total, and what each budget of the run has left."""
+    ledger = look_at_ledger(folder, prices)
+    if ledger is None:
+        raise UserError(f"{folder} has no ledger: nothing was spent there yet.")
+    rows = [row_of(charge) for charge in ledger.totals(("phase", "strategy")).values()]
+    unpriced = sum(c.price is None and not c.empty for c in ledger.charges)
+    return {
+        "run": str(folder),
+        "rows": rows,
+        "total": row_of(ledger.spent),
+        "currency": ledger.spent.currency,
+        "unpriced_rows": unpriced,
+        "budgets": budgets(folder, ledger, prices),
+    }
+
+
+def row_of(charge: Charge) -> dict[str, Any]:
+    """Every column of a sum by name; "tokens" is what a model computed (prompt + output + scored)."""
+    row: dict[str, Any] = {"phase": charge.phase, "strategy": charge.strategy, "samples": charge.samples}
+    row |= {f.name: getattr(charge.cost, f.name) for f in fields(Cost)}
+    row |= {name: getattr(charge, name) for name in ("discarded_tokens", "cancelled_tokens", "failed_tokens")}
+    return row | {"tokens": charge.cost.tokens, "price": charge.price}
+
+
+def budgets(folder: Path, ledger: Ledger, prices: Prices | None) -> list[dict[str, Any]]:
+    """For each command that had one: its budget, and what is left of it by what the whole run has spent."""
+    found = []
+    for verb, options in read_run(folder).items():
+        text = options.get("budget", "") if isinstance(options, dict) else ""
+        if text:
+            budget, used = Budget.parse(text), ledger.used()
+            limits = {n: v for n, v in ((n, getattr(budget, n)) for n in used) if v is not None}
+            left = {n: max(0, v - used[n]) for n, v in limits.items()}
+            found.append({"command": verb, "budget": str(budget), "limits": limits, "left": left})
+    return found
+
+
+COLUMNS = (
+    ("samples", "chains"),
+    ("prompt_tokens", "prompt"),
+    ("cached_tokens", "cached"),
+    ("output_tokens", "output"),
+    ("scored_tokens", "scored"),
+    ("discarded_tokens", "discard"),
+    ("cancelled_tokens", "cancel"),
+    ("failed_tokens", "failed"),
+    ("flops", "FLOPs"),
+    ("seconds", "time"),
+    ("price", "price"),
+)
+
+
+def print_costs(shown: dict[str, Any]) -> None:
+    rows, total = shown["rows"], shown["total"]
+    empty = [title for key, title in COLUMNS if not total[key] and key != "price"]
+    columns = [(key, title) for key, title in COLUMNS if total[key] or (key == "price" and shown["currency"])]
+    if shown["currency"]:
+        columns[-1] = ("price", shown["currency"])
+    numbers = [[title for _, title in columns]]
+    numbers += [[cell(row, key) for key, _ in columns] for row in [*rows, total]]
+    widths = [max(len(line[i]) for line in numbers) for i in range(len(columns))]
+    gap = "  " if sum(widths) + 2 * len(widths) <= terminal_width() else " "
+    body = [gap.join(f"{n:>{w}}" for n, w in zip(line, widths, strict=True)) for line in numbers]
+    names = [("phase", "strategy"), *((row["phase"], row["strategy"]) for row in rows), ("total", "")]
+    phase, name = (max(len(pair[i]) for pair in names) for i in (0, 1))
+    if phase + name + 4 + len(body[0]) <= terminal_width():
+        lines = [f"{a:<{phase}}  {b:<{name}}  {line}" for (a, b), line in zip(names, body, strict=True)]
+    else:  # names on lines of their own, figures below
+        lines = [f"{a}  {b}".rstrip() + f"\n{line}" for (a, b), line in zip(names, body, strict=True)]
+    rule = "-" * max(len(line) for line in "\n".join(lines).split("\n"))
+    say("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
+    if empty:
+        say(f"None: {', '.join(empty)}.")
+    wasted = [name for name in ("discarded", "cancelled", "failed") if total[f"{name}_tokens"]]
+    if wasted:
+        say(f"Part of prompt, output and scored, and come to nothing: {', '.join(wasted)}.")
+    if shown["unpriced_rows"] and shown["currency"]:
+        say(f"{shown['unpriced_rows']} charges have no price: the table does not have their model.")
+    for budget in shown["budgets"]:
+        left = ", ".join(
+            f"{amount(n, budget['left'][n])} of {amount(n, limit)} {shown['currency'] if n == 'price' else n}"
+            for n, limit in budget["limits"].items()
+        )
+        say(f"Left of the budget of {budget['command']}: {left}")
+
+
+def cell(row: dict[str, Any], key: str) -> str:
+    return "-" if row[key] is None else amount(key, row[key])
+
+
+def amount(key: str, value: float) -> str:
+    if key == "seconds":
+        return length(value)
+    if key == "price":
+        return f"{value:.2f}" if value >= 0.995 or value == 0 else f"{value:.2g}"
+    return human(value)
+
+
+def length(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def human_bytes(size: int) -> str:
+    return f"{human(size)}B"
+
+
+def terminal_width() -> int:
+    return min(max(shutil.get_terminal_size((WIDTH[1], 24)).columns, WIDTH[0]), WIDTH[1])
