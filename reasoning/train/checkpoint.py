@@ -20,7 +20,12 @@ from reasoning.errors import PoolError
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: Any, optimizers: list[Any], state: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: Any,
+    optimizers: list[Any],
+    state: dict[str, Any],
+    value_head: Any | None = None,
 ) -> None:
     """Write ``folder/step-N`` and remove older ones. state: JSON values (counters, lineage).
 
@@ -32,6 +37,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(_contiguous(dict(model.named_parameters())), partial / "model.safetensors")
+        if value_head is not None:
+            save_file(_contiguous(value_head.state_dict()), partial / "value_head.safetensors")
         tensors: dict[str, torch.Tensor] = {}
         plain: list[Any] = []
         for i, optimizer in enumerate(optimizers):
@@ -60,8 +67,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
-def load_checkpoint(folder: Path, model: Any, optimizers: list[Any]) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest checkpoint into ``model`` and ``optimizers``; (step, state), or None if there is none."""
+def load_checkpoint(
+    folder: Path, model: Any, optimizers: list[Any], value_head: Any | None = None
+) -> tuple[int, dict[str, Any]] | None:
+    """Restore the newest checkpoint into what is given; (step, state), or None if there is none."""
     found = checkpoints(folder)
     if not found:
         return None
@@ -73,6 +82,8 @@ def load_checkpoint(folder: Path, model: Any, optimizers: list[Any]) -> tuple[in
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
+        if value_head is not None:
+            value_head.load_state_dict(load_file(path / "value_head.safetensors"))
         for i, optimizer in enumerate(optimizers):
             _restore(f"{i}", optimizer, tensors, body["optimizers"][i])
         return int(body["step"]), body["state"]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from reasoning.flops import ModelShape
 from reasoning.progress import Progress
 from reasoning.records import digest
-from reasoning.train.learner import make_optimizers, micro_batches
+from reasoning.train.optimizers import make_optimizers
+from reasoning.train.rows import micro_batches
 from verifiers.learned import Reader, features
 
 Floats = NDArray[np.float64]
@@ -175,6 +176,14 @@ def finetune(
         tokens,
         flops,
     )
+
+
+def new_value_head(model: Any) -> torch.nn.Linear:
+    """A linear map from the last hidden state to a value, 0 at the start, on the model's device."""
+    head = torch.nn.Linear(model.config.get_text_config().hidden_size, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head.to(next(model.parameters()).device)
 
 
 def shuffled(n: int, seed: int, epoch: int) -> list[int]:

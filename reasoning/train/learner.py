@@ -1,13 +1,14 @@
 """The learner: rows of tokens in, one optimizer step out. Knows nothing of problems, pools or verifiers.
 
-A `Row` is one chain with its advantage. A step is cut into micro-batches of bounded size, but every
-denominator is that of the whole step, so the gradient does not depend on the cut.
+A step is cut into forwards of bounded size, but every denominator is that of the whole step, so the gradient does
+not depend on the cut.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reasoning.errors import ReasoningError, UserError, unknown
-from reasoning.train.losses import token_loss, token_weights
+from reasoning.errors import ReasoningError
+from reasoning.train.logprobs import can_share, score_rows
+from reasoning.train.losses import token_loss, token_weights, value_loss
 from reasoning.train.objective import Objective
-
-OPTIMIZERS = ("adamw", "muon")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One chain to learn from: ids as they were sampled, log-probabilities as the sampler returned them
-    (empty for demonstrations), and its advantage."""
-
-    prompt_ids: tuple[int, ...]
-    ids: tuple[int, ...]
-    advantage: float
-    old_logprobs: tuple[float, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.ids)
+from reasoning.train.optimizers import make_optimizers
+from reasoning.train.rows import Row, forwards
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,72 +33,13 @@ class StepResult:
     lengths: tuple[int, ...]
 
 
-def make_optimizers(model: torch.nn.Module, name: str, lr: float, weight_decay: float) -> list[Any]:
-    """ "adamw", or "muon": Muon (arXiv 2502.16982) on the matrices inside the layers with AdamW on the rest
-    (embeddings, norms, head). Muon is scaled to match AdamW's update size, so one lr serves both."""
-    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for n, p in parameters if p.ndim == 2 and ".layers." in f".{n}"]
-    chosen = {id(p) for p in matrices}
-    rest = [p for _, p in parameters if id(p) not in chosen]
-    adamw = {"lr": lr, "betas": (0.9, 0.95), "weight_decay": weight_decay}
-    if name == "adamw":
-        return [torch.optim.AdamW([p for _, p in parameters], **adamw)]
-    if name == "muon":
-        if not matrices:
-            raise UserError("optimizer muon found no matrices in this model's layers: use --optimizer adamw.")
-        muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        return [muon, torch.optim.AdamW(rest, **adamw)]
-    raise unknown("optimizer", name, OPTIMIZERS)
-
-
-def logprobs_of(
-    model: Any, rows: Sequence[Row], temperature: float = 1.0, entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of every completion token, flat: (N,), and the entropy of each distribution (N,).
-
-    Rows are right-padded; with causal attention real tokens never see the padding, so no mask is needed. Only
-    the completion's positions go through the output head.
-    """
-    device = next(model.parameters()).device
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)  # (B, T)
-    take: list[Tensor] = []
-    targets: list[int] = []
-    for b, row in enumerate(rows):
-        ids[b, : len(row)] = torch.tensor(row.prompt_ids + row.ids)
-        start = len(row.prompt_ids) - 1  # the token at position p is predicted at p - 1
-        take.append(torch.arange(b * width + start, b * width + start + len(row.ids)))
-        targets.extend(row.ids)
-    hidden = model.get_decoder()(input_ids=ids.to(device), use_cache=False).last_hidden_state  # (B, T, H)
-    hidden = hidden.flatten(0, 1)[torch.cat(take).to(device)]  # (N, H)
-    logits = model.get_output_embeddings()(hidden).float()  # (N, V)
-    if temperature != 1.0:
-        logits = logits / temperature
-    logprobs = torch.log_softmax(logits, -1)
-    picked = logprobs.gather(-1, torch.tensor(targets, device=device)[:, None])[:, 0]
-    spread = -(logprobs.detach().exp() * logprobs.detach()).sum(-1) if entropy else None
-    return picked, spread
-
-
-def micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
-    """Indices of ``rows`` in batches of similar length, of at most ``tokens`` padded tokens (or one row)."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(rows[i]) > tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 class Learner:
     """A model, its optimizers and an objective. The model is kept in evaluation mode: dropout would make the
     trained distribution another than the one that was sampled from, and a step depend on a random state.
 
-    micro_tokens: padded tokens per forward. reference: the frozen starting model, where the objective has a
-        KL term.
+    micro_tokens: padded tokens per forward. share_prompts: the prompt of a group is computed once where the model
+        allows it and it pays. reference: the frozen starting model, where the objective has a KL term.
+    value_head: hidden state -> value, where the objective has a critic; trained beside the model.
     max_mismatch: largest mean |trainer - sampler| log-probability that is believed, per token; training on
         chains that another distribution sampled is refused past it.
     """
@@ -128,78 +57,122 @@ class Learner:
         max_new_tokens: int = 256,
         micro_tokens: int = 8192,
         max_mismatch: float = 0.1,
+        share_prompts: bool = True,
         reference: Any | None = None,
+        value_head: Any | None = None,
     ):
         self.model = model.eval()
         self.objective = objective
         self.lr = lr
         self.optimizers = make_optimizers(model, optimizer, lr, weight_decay)
+        self.value_head = value_head
+        if value_head is not None:
+            self.optimizers.append(torch.optim.AdamW(value_head.parameters(), lr=lr, weight_decay=0.0))
         self.max_grad_norm = max_grad_norm
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.micro_tokens = micro_tokens
         self.max_mismatch = max_mismatch
+        self.share = share_prompts and can_share(model)
         self.reference = reference
 
     def gradients(self, rows: Sequence[Row]) -> StepResult:
         """Accumulate the gradient of the whole step into the parameters.
 
-        Rows with advantage 0 count in the denominators and, without a KL, cost nothing.
+        Rows that teach nothing (advantage 0) count in the denominators and, without a KL or an entropy bonus, cost
+        nothing.
         """
         objective = self.objective
         lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
         weights = token_weights(lengths, objective.reduce, self.max_new_tokens)
-        live = [
-            i for i, row in enumerate(rows) if len(row.ids) and (row.advantage != 0 or objective.kl != "none")
-        ]
-        sums: dict[str, float] = dict.fromkeys(("loss", "entropy", "low", "high", "kl", "gap"), 0.0)
-        widest = 0.0
-        tokens = 0
+        every = objective.kl_in_loss or objective.entropy_weight > 0
+        live = [i for i, row in enumerate(rows) if len(row.ids) and (row.teaches or every)]
         picked = [rows[i] for i in live]
-        for batch in micro_batches(picked, self.micro_tokens):
-            part = [picked[i] for i in batch]
-            logprobs, entropy = logprobs_of(self.model, part, self.temperature, entropy=True)
-            device = logprobs.device
-            counts = torch.tensor([len(row.ids) for row in part])
-            chain = torch.repeat_interleave(torch.arange(len(part)), counts).to(device)
-            spread = torch.tensor([weights[live[i]] for i in batch], dtype=torch.float32, device=device)[
-                chain
-            ]
-            advantages = torch.tensor([row.advantage for row in part], dtype=torch.float32, device=device)[
-                chain
-            ]
-            if part[0].old_logprobs:
-                old = torch.tensor([p for row in part for p in row.old_logprobs], device=device)
-            else:
-                old = logprobs.detach()
-            reference = None
-            if self.reference is not None and objective.kl != "none":
-                with torch.no_grad():
-                    reference, _ = logprobs_of(self.reference, part, self.temperature)
-            result = token_loss(objective, logprobs, old, advantages, chain, reference)
-            loss = (spread * result.loss).sum()
+        sums = _Sums()
+        for forward in forwards(picked, self.micro_tokens, self.share):
+            part = [picked[i] for i in forward.rows]
+            loss = self._loss(part, weights[[live[i] for i in forward.rows]], forward.shared, sums)
             loss.backward()
-            gap = (logprobs.detach() - old).abs()
-            sums["loss"] += float(loss.detach())
-            sums["entropy"] += float(entropy.sum()) if entropy is not None else 0.0
-            sums["low"] += float(result.clipped_low.sum())
-            sums["high"] += float(result.clipped_high.sum())
-            sums["kl"] += float(result.kl.sum())
-            sums["gap"] += float(gap.sum())
-            widest = max(widest, float(gap.max()))
-            tokens += len(logprobs)
-        each = {k: v / max(tokens, 1) for k, v in sums.items()}
-        metrics = {"loss": sums["loss"], "entropy": each["entropy"], "active_tokens": float(tokens)}
-        if objective.surrogate == "clip":
-            metrics |= {"clip_ratio/low": each["low"], "clip_ratio/high": each["high"]}
-        if objective.kl != "none":
-            metrics["kl"] = each["kl"]
-        if rows and rows[0].old_logprobs:
-            metrics |= {
-                "sampling_logp_difference/mean": each["gap"],
-                "sampling_logp_difference/max": widest,
-            }
-        return StepResult(metrics, tuple(len(row) for row in picked))
+        return StepResult(
+            sums.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
+        )
+
+    def _loss(self, rows: list[Row], weights: np.ndarray, shared: bool, sums: _Sums) -> Tensor:
+        """The share of ``rows`` in the loss of the step. weights: (B,) of each row's tokens."""
+        objective = self.objective
+        scored = score_rows(
+            self.model,
+            rows,
+            temperature=self.temperature,
+            entropy=True,
+            shared=shared,
+            value_head=self.value_head,
+        )
+        logprobs = scored.logprobs
+        device = logprobs.device
+        counts = torch.tensor([len(row.ids) for row in rows])
+        chain = torch.repeat_interleave(torch.arange(len(rows)), counts).to(device)  # (N,)
+        weight = torch.tensor(weights, dtype=torch.float32, device=device)[chain]
+        old = _flat(rows, "old_logprobs", device)
+        old = torch.where(old.isnan(), logprobs.detach(), old)  # demonstrations have none
+        sampler = _flat(rows, "sampler_logprobs", device) if rows[0].sampler_logprobs else None
+        reference = None
+        if self.reference is not None and objective.kl_in_loss:
+            with torch.no_grad():
+                reference = score_rows(
+                    self.reference, rows, temperature=self.temperature, shared=shared
+                ).logprobs
+        result = token_loss(
+            objective,
+            logprobs,
+            old,
+            _token_advantages(rows, device),
+            chain,
+            reference,
+            sampler_logprobs=sampler,
+            entropy=scored.entropy,
+        )
+        loss = (weight * result.loss).sum()
+        values = None
+        if scored.values is not None and rows[0].returns:
+            before, target = _flat(rows, "old_values", device), _flat(rows, "returns", device)
+            values = value_loss(scored.values, before, target, objective.value_clip)
+            loss = loss + objective.value_weight * (weight * values).sum()
+        sums.add(
+            loss, scored.entropy, result, logprobs.detach() - (old if sampler is None else sampler), values
+        )
+        return loss
+
+    @torch.no_grad()
+    def rescore(self, rows: Sequence[Row], reference: bool = False) -> list[tuple[Tensor, Tensor | None]]:
+        """(log-probabilities (T,), values (T,) or None) of each row under the present weights, or those of the
+        reference: what the step begins with."""
+        out: list[Any] = [None] * len(rows)
+        model = self.reference if reference else self.model
+        for forward in forwards(rows, self.micro_tokens, self.share):
+            part = [rows[i] for i in forward.rows]
+            scored = score_rows(
+                model,
+                part,
+                temperature=self.temperature,
+                shared=forward.shared,
+                value_head=None if reference else self.value_head,
+            )
+            counts = [len(row.ids) for row in part]
+            values = scored.values.cpu().split(counts) if scored.values is not None else [None] * len(part)
+            for i, logprobs, value in zip(
+                forward.rows, scored.logprobs.cpu().split(counts), values, strict=True
+            ):
+                out[i] = (logprobs, value)
+        return out
+
+    def with_own_logprobs(self, rows: Sequence[Row]) -> list[Row]:
+        """``rows`` with the trainer's own log-probabilities as the old ones and the sampler's beside them."""
+        scored = self.rescore(rows)
+        return [
+            dataclasses.replace(row, old_logprobs=tuple(own.tolist()), sampler_logprobs=row.old_logprobs)
+            for row, (own, _) in zip(rows, scored, strict=True)
+        ]
 
     def step(self, rows: Sequence[Row], lr: float | None = None, fresh: bool = False) -> StepResult:
         """One optimizer step over ``rows``. lr overrides the base rate (schedules).
@@ -225,7 +198,7 @@ class Learner:
             raise ReasoningError(
                 "The loss is not finite: look at the clip and KL settings and at the last chains."
             )
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for p in self.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         if not math.isfinite(norm):
             raise ReasoningError(
@@ -237,3 +210,84 @@ class Learner:
             raise ReasoningError("The weights are no longer finite after this step: lower --lr.")
         metrics = result.metrics | {"grad_norm": norm, "lr": self.lr if lr is None else lr}
         return StepResult(metrics, result.lengths)
+
+    @torch.no_grad()
+    def restart(self, weights: dict[str, Tensor]) -> None:
+        """Go back to ``weights`` (by parameter name) and forget what the optimizers remember."""
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+
+    def parameters(self) -> list[Tensor]:
+        """What is trained: the model's parameters and the value head's."""
+        heads = list(self.value_head.parameters()) if self.value_head is not None else []
+        return [p for p in self.model.parameters() if p.requires_grad] + heads
+
+
+class _Sums:
+    """Diagnostics added up over the forwards of a step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.widest = 0.0
+        self.tokens = 0
+
+    def add(
+        self, loss: Tensor, entropy: Tensor | None, result: Any, gap: Tensor, values: Tensor | None
+    ) -> None:
+        figures = {
+            "loss": loss.detach(),
+            "entropy": entropy.detach().sum() if entropy is not None else 0.0,
+            "low": result.clipped_low.sum(),
+            "high": result.clipped_high.sum(),
+            "kl": result.kl.sum(),
+            "ratio": result.ratio.sum(),
+            "ratio2": result.ratio.square().sum(),
+            "weight": result.mismatch.sum(),
+            "weight2": result.mismatch.square().sum(),
+            "gap": gap.abs().sum(),
+            "value": values.detach().sum() if values is not None else 0.0,
+        }
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.widest = max(self.widest, float(gap.abs().max()))
+        self.tokens += len(gap)
+
+    def metrics(self, objective: Objective, sampled: bool) -> dict[str, float]:
+        n = max(self.tokens, 1)
+        of = {name: self.sums.get(name, 0.0) for name in _FIGURES}
+        found = {"loss": of["loss"], "entropy": of["entropy"] / n, "active_tokens": float(self.tokens)}
+        if objective.surrogate == "clip":
+            found["clip_ratio/low"] = of["low"] / n
+        if objective.surrogate != "logp":
+            found["clip_ratio/high"] = of["high"] / n
+            found["importance_sampling_ratio"] = of["ratio"] / n
+        if objective.kl_in_loss:
+            found["kl"] = of["kl"] / n
+        if objective.critic:
+            found["value_loss"] = of["value"] / n
+        if sampled:
+            found["sampling_logp_difference/mean"] = of["gap"] / n
+            found["sampling_logp_difference/max"] = self.widest
+            first, second = ("weight", "weight2") if objective.corrects else ("ratio", "ratio2")
+            # Kish: (sum w)^2 / sum w^2, as a share of the tokens.
+            found["effective_sample_size"] = of[first] ** 2 / (n * of[second]) if of[second] else 0.0
+        return found
+
+
+_FIGURES = ("loss", "entropy", "low", "high", "kl", "ratio", "ratio2", "weight", "weight2", "gap", "value")
+
+
+def _flat(rows: Sequence[Row], name: str, device: Any) -> Tensor:
+    """One figure a token of all ``rows``, (N,); NaN for a row that has none."""
+    figures = [x for row in rows for x in getattr(row, name) or (math.nan,) * len(row.ids)]
+    return torch.tensor(figures, dtype=torch.float32, device=device)
+
+
+def _token_advantages(rows: Sequence[Row], device: Any) -> Tensor:
+    return torch.tensor(
+        [a for row in rows for a in row.token_advantages or (row.advantage,) * len(row.ids)],
+        dtype=torch.float32,
+        device=device,
+    )

@@ -1,7 +1,7 @@
 """The loop: a source of rows, a learner, evaluation, checkpoints. Supervised cold start, GRPO and expert iteration
 are this one loop with another `Objective`.
 
-    rows = source.rows(step) -> learner.step(rows) -> engine.refresh() -> metrics -> checkpoint
+    source.draw(step) -> assign -> learner.step(rows) -> engine.refresh() -> metrics -> checkpoint
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ from reasoning.runfile import check_same, write_run
 from reasoning.spec import parse_spec
 from reasoning.tasks import load_problems, parse_task, refuse_overlap, verifier_of
 from reasoning.tasks.base import Demonstration
+from reasoning.train.assign import assign
 from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
 from reasoning.train.evaluate import evaluate
 from reasoning.train.fresh import is_fresh, new_model, save_folder
+from reasoning.train.heads import new_value_head
 from reasoning.train.learner import Learner
 from reasoning.train.objective import Objective, objective
 from reasoning.train.options import TrainOptions
-from reasoning.train.sources import DemonstrationSource, ModelSource, Source, order_of, read_demonstrations
+from reasoning.train.rollouts import ModelSource
+from reasoning.train.sources import DemonstrationSource, Source, order_of, read_demonstrations
 from verifiers import Verifier, open_verifier
 
 HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains"})
@@ -64,11 +67,7 @@ def train(options: TrainOptions, progress: Progress | None = None, log: Any = No
     """
     progress = progress or Silent()
     say = log or (lambda line: None)
-    changes = {"clip_low": options.clip_low, "clip_high": options.clip_high, "kl": options.kl}
-    changes = {k: v for k, v in changes.items() if v is not None}
-    if options.kl_weight:
-        changes["kl_weight"] = options.kl_weight
-    goal = objective(options.objective, **changes)
+    goal = objective(options.objective, **options.axes())
     check(options, goal)
     run = Path(options.run)
     settings = asdict(options)
@@ -99,19 +98,18 @@ def check(options: TrainOptions, goal: Objective) -> None:
         raise UserError(f"--lr must be above 0, not {options.lr}.")
     if not options.temperature > 0:
         raise UserError("--temperature must be above 0: greedy roll-outs are all alike and teach nothing.")
-    if options.demonstrations and goal.source == "model":
+    if options.demonstrations and goal.source != "demonstrations":
         raise UserError(f"--demonstrations goes with --objective sft; {goal.name} samples its own chains.")
     if not options.task and not options.demonstrations.endswith(".jsonl"):
         raise UserError(
             "Name the problems to train on:  --task word:train  (or jsonl:FILE:question=..,answer=..)"
         )
-    if is_fresh(options.model) and goal.source == "model":
+    if is_fresh(options.model) and goal.source != "demonstrations":
         raise UserError(
             f"{options.model} is an empty model; {goal.name} can only reinforce what a model already does at "
             "times. Cold-start it first:  reasoning train RUN --objective sft ..."
         )
-    compares = goal.advantage.startswith("group") or goal.advantage == "leave_one_out"
-    if compares and options.chains_per_problem < 2:
+    if goal.compares and options.chains_per_problem < 2:
         raise UserError(
             f"{goal.name} compares the chains of a group: --chains-per-problem must be 2 or above."
         )
@@ -140,6 +138,7 @@ class _Run:
         self.shape = self.engine.shape
         model = self.engine.module
         reference = copy.deepcopy(model).eval() if goal.kl != "none" else None
+        head = new_value_head(model) if goal.critic else None
         self.learner = Learner(
             model,
             goal,
@@ -151,20 +150,28 @@ class _Run:
             max_new_tokens=options.max_new_tokens,
             micro_tokens=options.micro_tokens,
             reference=reference,
+            value_head=head,
         )
         parent_version = self.engine.model.partition("@")[2]
-        inherited = {k: v for k, v in asdict(options).items() if k not in HARMLESS}
+        # Defaults are left out, so that a new option does not rename the chains of old runs.
+        defaults = {f.name: f.default for f in fields(options)}
+        given = asdict(options).items()
+        inherited = {k: v for k, v in given if k not in HARMLESS and v != defaults[k]}
         self.lineage = digest("train", parent_version, inherited)
         self.parent = self.engine.model
         self.totals = {"sample": 0.0, "update": 0.0}
         self.tokens = {"sampled": 0, "learned": 0}
         self.start = 0
         self.resumed_at: int | None = None
-        loaded = load_checkpoint(run / "checkpoints", model, self.learner.optimizers)
+        self.source_state: dict[str, int] = {}
+        # Every step of a restarting objective begins from the weights that the run began with.
+        self.first = {n: p.detach().clone() for n, p in model.named_parameters()} if goal.restart else {}
+        loaded = load_checkpoint(run / "checkpoints", model, self.learner.optimizers, head)
         if loaded:
             self.start, state = loaded
             self.resumed_at = self.start
             self.lineage, self.totals, self.tokens = state["lineage"], state["flops"], state["tokens"]
+            self.source_state = state["source"]
         self._stamp()
 
     def _demonstrations(self) -> list[Demonstration]:
@@ -201,7 +208,7 @@ class _Run:
         options = self.options
         evaluation = load_problems(options.eval_task) if options.eval_task else []
         verifier = open_verifier(options.verifier or verifier_of(options.task or options.eval_task or "word"))
-        if self.goal.source == "model":
+        if self.goal.source != "demonstrations":
             problems = load_problems(options.task)
             refuse_overlap(problems, evaluation)
         else:
@@ -216,6 +223,7 @@ class _Run:
         with contextlib.closing(lock), Pool.open(self.run) as pool, Ledger(path=self.run) as ledger:
             self.pool, self.ledger = pool, ledger
             source = self._source(problems, verifier)
+            source.state |= self.source_state
 
             def measured(step: int) -> dict[str, float]:
                 if not evaluation:
@@ -239,9 +247,19 @@ class _Run:
                     metrics |= measured(done)
                 self._log({"step": done, **metrics})
                 if done % options.checkpoint_every == 0 and not last:
-                    state = {"lineage": self.lineage, "flops": self.totals, "tokens": self.tokens}
+                    state = {
+                        "lineage": self.lineage,
+                        "flops": self.totals,
+                        "tokens": self.tokens,
+                        "source": source.state,
+                    }
                     save_checkpoint(
-                        self.run / "checkpoints", done, self.engine.module, self.learner.optimizers, state
+                        self.run / "checkpoints",
+                        done,
+                        self.engine.module,
+                        self.learner.optimizers,
+                        state,
+                        self.learner.value_head,
                     )
                 self.progress.update(done=done, total=options.steps, note=headline(metrics))
             pool.seal()
@@ -258,17 +276,21 @@ class _Run:
 
     def _step(self, source: Source, step: int) -> dict[str, float]:
         options = self.options
-        data = source.rows(step)
-        size = options.minibatch or max(len(data.rows), 1)
-        per_epoch = math.ceil(len(data.rows) / size)
+        data = source.draw(step)
+        learned_from = assign(self.goal, data.groups, self.learner, options.keep_correct)
+        size = options.minibatch or max(len(learned_from), 1)
+        per_epoch = math.ceil(len(learned_from) / size)
         sums: dict[str, list[float]] = {}
         learned = flops = 0.0
+        if self.goal.restart:
+            self.learner.restart(self.first)
         for epoch in range(options.epochs):
-            order = order_of(len(data.rows), options.seed, step * options.epochs + epoch)
+            order = order_of(len(learned_from), options.seed, step * options.epochs + epoch)
             for i in range(per_epoch):
-                rows = [data.rows[j] for j in order[i * size : (i + 1) * size]]
-                along = (step + (epoch + i / per_epoch) / options.epochs) / options.steps
-                fresh = epoch == 0 and i == 0 and self.goal.source == "model"
+                rows = [learned_from[j] for j in order[i * size : (i + 1) * size]]
+                within = (epoch + i / per_epoch) / options.epochs
+                along = within if self.goal.restart else (step + within) / options.steps
+                fresh = epoch == 0 and i == 0 and self.goal.source == "model" and not self.goal.restart
                 result = self.learner.step(rows, options.lr * rate(options, along), fresh=fresh)
                 for name, value in result.metrics.items():
                     sums.setdefault(name, []).append(value)
@@ -276,6 +298,9 @@ class _Run:
                 if result.lengths:
                     update = self.shape.training_flops(list(result.lengths))
                     flops += update * (4 / 3 if self.goal.kl != "none" else 1)  # the reference reads them too
+        if self.goal.source != "demonstrations":
+            used = sum(len(row.ids) for row in learned_from if row.teaches)
+            data.metrics["wasted_token_fraction"] = 1 - used / max(data.output_tokens, 1)
         self.totals["sample"] += data.sample_flops
         self.totals["update"] += flops
         self.tokens["sampled"] += data.output_tokens

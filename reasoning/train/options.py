@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from reasoning.options import option
+from reasoning.train.objective import AXES
+
+
+def _axis(help: str, kind: str = "float", choices: tuple[str, ...] = (), high: float | None = None) -> Any:
+    bounds = {} if choices or kind == "bool" else {"low": 0, "high": high}
+    return option(None, f"{help} (default: the objective's)", choices=choices, **bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class AxisOptions:
+    """One option for each axis of `objective.Objective`, by the same name; None leaves the preset's."""
+
+    advantage: str | None = _axis("credit of a chain", choices=AXES["advantage"])
+    ratio: str | None = _axis("importance ratio of a token or of the sequence", choices=AXES["ratio"])
+    surrogate: str | None = _axis("form of the loss", choices=AXES["surrogate"])
+    clip_low: float | None = _axis("lower clip of the importance ratio")
+    clip_high: float | None = _axis("upper clip of the importance ratio")
+    ratio_cap: float | None = _axis("largest ratio that counts: dual clip, or the cap of cispo; 0 is none")
+    reduce: str | None = _axis("how token losses become one", choices=AXES["reduce"])
+    kl: str | None = _axis("penalty towards the starting model", choices=AXES["kl"])
+    kl_weight: float | None = _axis("weight of the KL penalty")
+    kl_in: str | None = _axis("where the KL penalty goes", choices=AXES["kl_in"])
+    entropy_weight: float | None = _axis("weight of an entropy bonus")
+    mismatch: str | None = _axis(
+        "correction of a sampler that is not quite the trainer", choices=AXES["mismatch"]
+    )
+    mismatch_cap: float | None = _axis("largest weight of that correction")
+    overlong: str | None = _axis("what a chain cut at --max-new-tokens earns", choices=AXES["overlong"])
+    overlong_buffer: int | None = _axis(
+        "with overlong=shape: tokens before the limit in which the penalty grows"
+    )
+    dynamic_sampling: bool | None = _axis("replace groups whose rewards are all equal", "bool")
+    gamma: float | None = _axis("ppo: discount", high=1)
+    lam: float | None = _axis("ppo: lambda of the advantage estimate", high=1)
+    value_weight: float | None = _axis("ppo: weight of the value loss")
+    value_clip: float | None = _axis("ppo: clip of the value; 0 is none")
+    restart: bool | None = _axis("every step begins from the starting weights", "bool")
+
+    def axes(self) -> dict[str, Any]:
+        """The axes that were given."""
+        given = {f.name: getattr(self, f.name) for f in fields(AxisOptions)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(AxisOptions):
     run: str = option(..., "folder of this run; the trained model ends in RUN/model", metavar="RUN")
-    objective: str = option("grpo", "what is reinforced: sft, expert_iteration, grpo, dr_grpo, rloo")
+    objective: str = option(
+        "grpo",
+        "what is reinforced: sft, expert_iteration, rest_em, star, grpo, dr_grpo, dapo, gspo, cispo, rloo, "
+        "reinforce_pp, reinforce_pp_baseline, ppo",
+    )
     model: str = option(..., "model folder or hub id to start from, or new:tiny for an empty one")
     task: str = option(
         "", "problems to train on, task:split[:key=value,...] (not needed with a demonstrations file)"
@@ -28,6 +75,13 @@ class TrainOptions:
     keep_correct: int = option(
         0, "at most this many distinct correct chains a problem are learned from; 0 is all", low=0
     )
+    max_refill: int = option(
+        3, "with dynamic sampling: at most so many times problems_per_step are drawn", low=1
+    )
+    hint: str = option(
+        "{prompt} (The answer is {reference}.)",
+        "with star: how a question that no chain solved is asked again",
+    )
     minibatch: int = option(0, "chains per optimizer step; 0 puts the whole step into one", low=0)
     epochs: int = option(1, "passes over each step's chains", low=1)
     temperature: float = option(1.0, "sampling temperature of the roll-outs")
@@ -39,18 +93,6 @@ class TrainOptions:
     optimizer: str = option("adamw", "optimizer", choices=("adamw", "muon"))
     weight_decay: float = option(0.0, "weight decay", low=0)
     max_grad_norm: float = option(1.0, "gradient norm is clipped to this", low=1e-9)
-    clip_low: float | None = option(
-        None, "lower clip of the importance ratio (default: the objective's)", low=0
-    )
-    clip_high: float | None = option(
-        None, "upper clip of the importance ratio (default: the objective's)", low=0
-    )
-    kl: str | None = option(
-        None,
-        "penalty towards the starting model (default: the objective's)",
-        choices=("none", "k1", "k2", "k3"),
-    )
-    kl_weight: float = option(0.0, "weight of the KL penalty", low=0)
 
     eval_every: int = option(
         10, "steps between evaluations; 0 is only before the first and after the last", low=0
