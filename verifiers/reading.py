@@ -21,7 +21,7 @@ from verifiers.normalise import plain_unicode, squeeze, unwrap
 MAX_ANSWER = 20_000
 MAX_REMEMBERED = 1_000
 _PLAIN = re.compile(
-    r"\s*(-?)(?:(\d{1,30})(?:\.(\d{1,30}))?|([1-9]\d{0,2}(?:,\d{3}){1,9})"
+    r"\s*(-?)(?:(\\?\$)?(?:(\d{1,30})|([1-9]\d{0,2}(?:,\d{3}){1,9}))(?:\.(\d{1,30}))?(\\?%)?"
     r"|\\[dt]?frac\{(\d{1,30})\}\{(\d{1,30})\}|(\d{1,30})/(\d{1,30}))\s*",
     re.ASCII,
 ).fullmatch
@@ -112,20 +112,25 @@ class Reading:
 
 
 def plain_number(text: str) -> Reading | None:
-    """An integer, decimal or fraction that is the whole text, in its commonest spellings; what `read` would say."""
+    """An integer, decimal, fraction, amount or percentage that is the whole text, in its commonest spellings: what
+    `read` would say of it, at a fraction of the time."""
     match = _PLAIN(text)
     if match is None:
         return None
-    sign, whole, places, grouped, top, bottom, over, under = match.groups()
+    sign, dollar, digits, grouped, places, percent, top, bottom, over, under = match.groups()
     bare = text.strip()
     more: tuple[Node, ...] = ()
-    if whole is not None:
-        tree = num(int(whole)) if places is None else decimal(f"{whole}.{places}", 0)
-    elif grouped is not None:
-        tree = num(int(grouped.replace(",", "")))
-        more = tuple(_others(bare, tree))
-    else:
+    if top or over:
         tree = Node("div", None, (num(int(top or over)), num(int(bottom or under))))
+    else:
+        digits = digits or grouped.replace(",", "")
+        tree = num(int(digits)) if places is None else decimal(f"{digits}.{places}", 0)
+        if dollar or percent:
+            if dollar and percent:
+                return None
+            tree = Node("unit", "$", (tree,)) if dollar else Node("percent", None, (tree,))
+        elif grouped:
+            more = tuple(_others(bare, tree))
     if sign:
         tree = Node("neg", None, (tree,))
     return Reading(tree, bare, "", more, "", number_of(tree))
