@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Finished:
     name: Any
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    reason: str  # "stop" or "length"
+    reason: str  # "stop" or "length", or what `stop` was given
 
 
 @dataclass(slots=True)
@@ -155,6 +155,11 @@ class Batch:
         self.logits = self.forward.step(self.store, tokens, slots.length[:rows])
         slots.length[:rows] += slots.alive[:rows]
         return finished
+
+    def stop(self, reason: str) -> list[Finished]:
+        """Stop all chains that have begun; what they have so far, under ``reason``."""
+        under_way = np.flatnonzero(self.slots.alive[: self.rows]).tolist()
+        return [replace(self._finish(slot, False), reason=reason) for slot in under_way]
 
     def _finish(self, slot: int, stopped: bool) -> Finished:
         slots, count = self.slots, int(self.slots.count[slot])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reasoning.engines.base import ended_by
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
 from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, shape_of, weights_digest
@@ -60,6 +63,7 @@ class TransformersEngine:
         limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         ends = end_ids(tokenizer, getattr(module.generation_config, "eos_token_id", None))
         self._tokens = Tokens(tokenizer, name=name, limit=limit, end_ids=ends, chat=chat)
+        self._unfinished: list[Chain] = []
         self._stop_rules: dict[tuple[str, ...], StopRule] = {}
         self._token_texts: list[str] = []
 
@@ -136,10 +140,22 @@ class TransformersEngine:
             self.max_rows,
             self._memory_bytes or _room(self._forward.device),
         )
-        while not batch.done:
-            # Nothing is switched while the caller holds the generator, only within a step.
-            for finished in _evaluating(self.module, batch.advance):
-                yield self._chain(finished)
+        ready: deque[Finished] = deque()
+        try:
+            while not batch.done:
+                # Nothing is switched while the caller holds the generator, only within a step.
+                ready.extend(_evaluating(self.module, batch.advance))
+                while ready:
+                    yield self._chain(ready.popleft())
+        finally:
+            reason = ended_by(sys.exception())
+            left = [replace(finished, reason=reason) for finished in ready] + batch.stop(reason)
+            self._unfinished += [self._chain(finished) for finished in left]
+
+    def unfinished(self) -> list[Chain]:
+        """What `generate` had begun when it was closed or interrupted, or failed: known to the token."""
+        begun, self._unfinished = self._unfinished, []
+        return begun
 
     def worst_case(self, draw: Draw) -> Cost:
         prompt = self._tokens.shown(draw)
