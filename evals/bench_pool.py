@@ -12,12 +12,15 @@ it on a quiet machine, on the disk that the runs will be on.
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import os
 import random
 import sqlite3
 import statistics
 import tempfile
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +29,7 @@ import numpy as np
 
 from reasoning.budget import Budget, Ledger
 from reasoning.pool import Pool
-from reasoning.pool.rows import chain_body
+from reasoning.pool.rows import cost_values, sampling_json
 from reasoning.records import Chain, Cost, Problem, Sampling, chain_key
 
 BATCH = 512
@@ -58,6 +61,24 @@ def make_chains(n: int, per_problem: int = 64) -> tuple[list[Problem], list[Chai
     return problems, chains
 
 
+def row(chain: Chain) -> str:
+    """A chain as the peers store it: JSON, its numbers in base64."""
+    made = {
+        "key": chain.key,
+        "problem": chain.problem_id,
+        "index": chain.index,
+        "model": chain.model,
+        "sampling": sampling_json(chain.sampling),
+        "finish": chain.finish_reason,
+        "cost": cost_values(chain.cost),
+        "prompt_ids": base64.b64encode(array("i", chain.prompt_token_ids)).decode(),
+        "ids": base64.b64encode(array("i", chain.token_ids)).decode(),
+        "logprobs": base64.b64encode(array("f", chain.logprobs)).decode(),
+        "text": chain.text,
+    }
+    return json.dumps(made, separators=(",", ":"))
+
+
 def batches(chains: list[Chain]) -> list[list[Chain]]:
     return [chains[i : i + BATCH] for i in range(0, len(chains), BATCH)]
 
@@ -83,14 +104,14 @@ def sqlite(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
     db.execute("create table chains (key text primary key, row text)")
     for batch in batches(chains):
         with db:
-            db.executemany("insert into chains values (?, ?)", [(c.key, chain_body(c)) for c in batch])
+            db.executemany("insert into chains values (?, ?)", [(c.key, row(c)) for c in batch])
     db.close()
 
 
 def jsonl(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
     with (folder / "chains.jsonl").open("wb") as f:
         for batch in batches(chains):
-            f.writelines(chain_body(c) + b"\n" for c in batch)
+            f.writelines(row(c).encode() + b"\n" for c in batch)
             f.flush()
             os.fsync(f.fileno())
 
@@ -105,7 +126,7 @@ WAYS: dict[str, Callable[[Path, list[Problem], list[Chain]], None]] = {
 
 def compare(chains: int, rounds: int, folder: Path) -> None:
     problems, rows = make_chains(chains)
-    size = sum(len(chain_body(c)) for c in rows[:100]) / 100
+    size = sum(len(row(c)) for c in rows[:100]) / 100
     print(f"{chains} chains, {size / 1000:.1f} KB each, batches of {BATCH}, {rounds} rounds in turns")
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds):

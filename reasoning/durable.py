@@ -1,8 +1,9 @@
-"""Durable append-only JSONL: one checksummed record a line, acknowledged only after an fsync.
+"""Durable append-only files: one checksummed record after another, acknowledged only after an fsync.
 
-A line is ``{"crc":"1a2b3c4d","row":{...}}`` with the CRC-32 of the row's bytes, so that it stays readable by
-any JSON tool while a torn or damaged line is told apart from a whole one. This module knows nothing of what
-the rows mean.
+Two kinds of record. A line is ``{"crc":"1a2b3c4d","row":{...}}`` with the CRC-32 of the row's bytes, so that it
+stays readable by any JSON tool. A block is a header (magic, length, CRC-32 of the content, CRC-32 of the header)
+and any bytes: for what is large and comes in batches. Of both, a torn or damaged one is told apart from a whole
+one, and what comes after it is still found. This module knows nothing of what the records mean.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import errno
 import fcntl
 import json
 import os
+import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +82,82 @@ def read_lines(data: bytes, name: str, live: bool = False) -> Reading:
     return Reading(rows, whole, notes)
 
 
+_MAGIC = b"\x89RTPOOL\n"
+_HEADER = struct.Struct("<8sQII")  # magic, length of the content, its CRC-32, CRC-32 of what is before
+
+
+def block(content: bytes | memoryview) -> bytes:
+    """The header that goes before ``content``. Contents are multiples of 8 bytes long, so all stay aligned."""
+    if len(content) % 8:
+        raise ValueError(f"a block's content is a multiple of 8 bytes long, not {len(content)}")
+    head = _HEADER.pack(_MAGIC, len(content), zlib.crc32(content), 0)[:-4]
+    return head + struct.pack("<I", zlib.crc32(head))
+
+
+@dataclass(slots=True)
+class Blocks:
+    """Reads the blocks of a file's bytes. After iterating, whole_bytes: length up to the end of the last whole
+    one; notes: one line for each piece that was dropped. ``live`` as in `read_lines`."""
+
+    data: bytes
+    name: str
+    live: bool = False
+    whole_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        view, at, size = memoryview(self.data), 0, len(self.data)
+        while at < size:
+            length = self._length(at)
+            end = at + _HEADER.size + (length or 0)
+            if length is not None and end <= size:
+                content = view[at + _HEADER.size : end]
+                if zlib.crc32(content) == _HEADER.unpack_from(self.data, at)[2]:
+                    at = self.whole_bytes = end
+                    yield content
+                    continue
+            found = self._next(at + 1 if length is None or end > size else end)
+            if found < size:
+                self.notes.append(f"{self.name}: skipped {found - at} damaged bytes at byte {at}.")
+            elif not self.live:
+                self.notes.append(f"{self.name}: dropped a torn record at the end ({size - at} bytes).")
+            at = found
+
+    def _length(self, at: int) -> int | None:
+        """Of the content of the block that starts at ``at``; None when no whole header does."""
+        if len(self.data) - at < _HEADER.size:
+            return None
+        magic, length, _, check = _HEADER.unpack_from(self.data, at)
+        whole = magic == _MAGIC and check == zlib.crc32(self.data[at : at + _HEADER.size - 4])
+        return length if whole else None
+
+    def _next(self, at: int) -> int:
+        """Where the next whole header starts, or the end."""
+        while (at := self.data.find(_MAGIC, at)) >= 0:
+            if self._length(at) is not None:
+                return at
+            at += 1
+        return len(self.data)
+
+
 class AppendFile:
     """A file that only grows. `append` returns after the fsync; when it raises, nothing of that call counts.
 
-    Raises PoolError for a full disk or any other failure to write.
+    lines: whether records are lines (else blocks, by one writer alone). Raises PoolError for a full disk or any
+    other failure to write.
     """
 
-    def __init__(self, path: Path, create: bool = True):
+    def __init__(self, path: Path, create: bool = True, lines: bool = True):
         self.path = path
+        self._lines = lines
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT * create | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._unusable = ""
         self._alone = False
-        size = os.fstat(self._fd).st_size
-        self._newline_first = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        self._newline_first = self._torn(os.fstat(self._fd).st_size)
+
+    def _torn(self, size: int) -> bool:
+        """Whether the last line has no end."""
+        return self._lines and size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
     def lock(self, shared: bool = False) -> bool:
         """Take the file's lock without waiting; it is held until `close`."""
@@ -106,14 +172,22 @@ class AppendFile:
     def read(self) -> bytes:
         return os.pread(self._fd, self.size, 0)
 
+    def gone(self) -> bool:
+        """Whether the path has been removed, or names another file by now."""
+        try:
+            return os.stat(self.path).st_ino != os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return True
+
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
-        self._newline_first = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        self._newline_first = self._torn(size)
 
-    def append(self, lines: bytes) -> None:
+    def append(self, *pieces: bytes | memoryview) -> None:
+        """Write the pieces one after another, as one record or several."""
         if self._unusable:
             raise PoolError(f"{self.path}: not written, because an earlier write failed ({self._unusable}).")
-        data = b"\n" + lines if self._newline_first else lines
+        data = b"".join([b"\n", *pieces]) if self._newline_first else b"".join(pieces)
         start = self.size
         try:
             view = memoryview(data)
@@ -132,9 +206,12 @@ class AppendFile:
 
     def _take_back(self, start: int) -> None:
         """Remove a half-written line; beside other writers, make the next append start a line of its own."""
-        self._newline_first = True
+        self._newline_first = self._lines
         if self._alone:
-            self.truncate(start)
+            try:
+                self.truncate(start)
+            except OSError as e:
+                self._unusable = e.strerror or str(e)
 
     def close(self) -> None:
         if self._fd >= 0:

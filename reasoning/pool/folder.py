@@ -3,8 +3,11 @@
     pool.json        format and version
     lock             held while the manifest changes
     manifest.jsonl   one line per sealed segment: the commit point of sealing
-    wal/NAME.jsonl   write-ahead file of a writer that is at work (it holds the file's lock) or that died
+    wal/NAME.wal     write-ahead file of a writer that is at work (it holds the file's lock) or that died
     shards/TABLE-NAME.parquet
+    index/           which keys are sealed (see `keyindex`); derived from the shards
+    claims/          who is drawing what (see `claims`)
+    quarantine/      what was found damaged, or holds what no shard takes; read by nothing
 
 A segment's name starts with its time of birth, so names sort by age and sealing never changes the order in
 which rows overrule one another. This module knows nothing of chains beyond `Segment`.
@@ -19,21 +22,23 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from reasoning.durable import AppendFile, cannot_write, frame_row, fsync_folder, read_lines
 from reasoning.errors import PoolError, UserError
-from reasoning.pool import shards
-from reasoning.pool.segment import Filter, Group, Segment
+from reasoning.pool import keyindex, shards, wal
+from reasoning.pool.columns import COST_FIELDS, SCHEMAS, chains_from, key_numbers, verdicts_from
+from reasoning.pool.segment import Filter, Group, Segment, groups
 from reasoning.records import Chain
 from verifiers.base import Verdict
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -49,29 +54,51 @@ class Sealed:
         """The table's shard, or None when the segment has none (or the user removed a damaged one)."""
         if table not in self.rows:
             return None
-        path = self.folder.shard(table, self.name)
         try:
-            return shards.read_shard(path, columns, filters)
+            return shards.read_shard(self.folder.shard(table, self.name), columns, filters)
         except FileNotFoundError:
             return None  # `Folder.load` has noted it
         except (OSError, pa.ArrowException) as e:
-            raise PoolError(
-                f"{path}: damaged ({str(e).splitlines()[0]}). Its {self.rows[table]} rows are lost, all others "
-                "are whole: delete this file and run the same command again to make them anew."
-            ) from e
+            raise self._damaged(table, e) from e
 
-    def find_chains(self, wanted: Filter) -> dict[str, Chain]:
+    def pieces(self, table: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """As `read`, some thousand rows at a time."""
+        if table in self.rows:
+            try:
+                yield from shards.row_groups(self.folder.shard(table, self.name), columns)
+            except FileNotFoundError:
+                return
+            except (OSError, pa.ArrowException) as e:
+                raise self._damaged(table, e) from e
+
+    def _damaged(self, table: str, e: Exception) -> PoolError:
+        return PoolError(
+            f"{self.folder.shard(table, self.name)}: damaged ({_first_line(e)}). Its {self.rows[table]} rows are "
+            f"lost, all others are whole: `reasoning pool check {self.folder.path} --repair` sets the file aside, "
+            "and the same command makes them anew."
+        )
+
+    def find_chains(self, wanted: Filter, expression: Any) -> dict[str, Chain]:
         if not wanted.continuations and not any(wanted.model in (None, model) for model, _ in self.counts):
             return {}
-        table = self.read("chains", filters=shards.chain_filter(wanted))
-        return {} if table is None else {c.key: c for c in shards.chains_from(table)}
+        table = self.read("chains", filters=expression)
+        return {} if table is None else {c.key: c for c in chains_from(table)}
 
     def find_verdicts(self, verifier: str) -> dict[str, Verdict]:
         table = self.read("verdicts", filters=shards.pc.field("verifier") == verifier)
-        return {} if table is None else dict(shards.verdicts_from(table))
+        return {} if table is None else dict(verdicts_from(table))
 
     def groups(self) -> Counter[Group]:
         return self.counts
+
+
+@dataclass(slots=True)
+class Found:
+    """The segments of a folder. dead: those whose writer is gone, with their files, whose locks we hold."""
+
+    sealed: list[Sealed]
+    live: list[Segment]
+    dead: list[tuple[Segment, AppendFile]]
 
 
 class Folder:
@@ -79,11 +106,17 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.format = FORMAT
         self.notes: list[str] = []
+        self._followed: dict[str, tuple[Segment, int]] = {}
 
     @property
     def wal(self) -> Path:
         return self.path / "wal"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index"
 
     @property
     def manifest(self) -> Path:
@@ -99,23 +132,28 @@ class Folder:
         try:
             for folder in (self.wal, self.path / "shards"):
                 folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.path / f".pool.json.{secrets.token_hex(4)}"
-            temporary.write_text(json.dumps({"format": FORMAT, "what": "a pool of chains of thought"}) + "\n")
-            temporary.rename(self.path / "pool.json")
-            fsync_folder(self.path)
+            self._write_format()
         except OSError as e:
             raise cannot_write(self.path, e) from e
+
+    def _write_format(self) -> None:
+        temporary = self.path / f".pool.json.{secrets.token_hex(4)}"
+        temporary.write_text(json.dumps({"format": FORMAT, "what": "a pool of chains of thought"}) + "\n")
+        temporary.rename(self.path / "pool.json")
+        fsync_folder(self.path)
+        self.format = FORMAT
 
     def check_format(self) -> None:
         try:
             found = json.loads((self.path / "pool.json").read_text())["format"]
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise PoolError(f"{self.path / 'pool.json'}: cannot be read ({type(e).__name__}: {e}).") from e
-        if found != FORMAT:
+        if not isinstance(found, int) or not 1 <= found <= FORMAT:
             raise PoolError(
-                f"{self.path}: written in pool format {found}; this version reads {FORMAT}. Use the version "
-                "that wrote it, or a newer one."
+                f"{self.path}: written by a newer version, in pool format {found}; this one reads formats up to "
+                f"{FORMAT}. Upgrade it:  pip install --upgrade reasoning-toolkit"
             )
+        self.format = found
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -133,17 +171,22 @@ class Folder:
     def new_wal(self) -> tuple[str, AppendFile]:
         """A write-ahead file of our own, locked, younger than every segment there is."""
         with self.locked():
-            names = [*self.sealed(), *(p.stem for p in self.wal.glob("*.jsonl"))]
+            names = {*self._shard_names(), *self.sealed(), *(p.stem for p in self._wal_paths())}
             youngest = max((int(n.split("-")[0]) for n in names), default=0)
             name = f"{max(time.time_ns(), youngest + 1):020d}-{secrets.token_hex(4)}"
             try:
-                file = AppendFile(self.wal / f"{name}.jsonl")
+                if self.format != FORMAT:
+                    self._write_format()
+                file = AppendFile(self.wal / f"{name}{wal.SUFFIX}", lines=False)
                 fsync_folder(self.wal)
             except OSError as e:
                 raise cannot_write(self.wal, e) from e
             if not file.lock():
                 raise PoolError(f"{file.path}: this file system does not support locks, which a pool needs.")
         return name, file
+
+    def _wal_paths(self) -> list[Path]:
+        return sorted(p for p in self.wal.glob("[!.]*") if p.suffix in wal.READERS)
 
     def sealed(self) -> dict[str, Sealed]:
         """The sealed segments by name, as the manifest has them."""
@@ -163,43 +206,90 @@ class Folder:
             for row in reading.rows
         }
 
-    def load(self, repair: bool) -> list[Sealed | Segment]:
-        """All segments, oldest first. ``repair`` seals what dead writers left behind.
+    def load(self, repair: bool, own: Collection[str] = ()) -> Found:
+        """All segments but our ``own`` unsealed ones. With ``repair``, what dead writers left behind is locked,
+        so that we alone seal it.
 
-        The shards are listed before the write-ahead files, and these before the manifest is read: one that is
-        sealed and removed in between is in the manifest by then. So a shard that neither knows has lost its
-        line (the manifest was deleted or emptied): it is taken in again, with a note.
+        No lock is needed to read: the shards are listed before the write-ahead files, and these before the
+        manifest is read, so one that is sealed and removed in between is in the manifest by then. A shard that
+        neither knows has lost its line (the manifest was deleted or emptied): it is taken in again, with a note.
         """
-        with self.locked() if repair else contextlib.nullcontext():
-            shard_names = self._shard_names()
-            unsealed: list[Segment] = []
-            for path in sorted(self.wal.glob("*.jsonl")):
-                try:
-                    file = AppendFile(path, create=False) if repair else None
-                    dead = file is not None and file.lock()
-                    reading = read_lines(path.read_bytes(), path.name, live=not dead)
-                except FileNotFoundError:
-                    continue
-                except OSError as e:
-                    raise cannot_write(path, e) from e
-                self.notes += reading.notes
-                segment = Segment.from_rows(path.stem, reading.rows)
-                if dead and file is not None:
-                    self._seal(segment, file)
-                else:
-                    unsealed.append(segment)
-                if file is not None:
-                    file.close()
-            sealed = self.sealed()
-            known = {*sealed, *(s.name for s in unsealed)}
-            for name in sorted(shard_names - known):
+        shard_names = self._shard_names()
+        live: list[Segment] = []
+        dead: list[tuple[Segment, AppendFile]] = []
+        for path in self._wal_paths():
+            if path.stem not in own:
+                self._read_wal(path, repair, live, dead)
+        sealed = self.sealed()
+        for name in sorted(
+            shard_names - {*sealed, *own, *(s.name for s in live), *(s.name for s, _ in dead)}
+        ):
+            with self.locked() if repair else contextlib.nullcontext():
+                if name in self.sealed():
+                    continue  # another process was quicker
                 if (orphan := self._adopt(name)) is not None:
                     sealed[name] = orphan
                     if repair:
                         self._add_line(orphan)
         self._note_missing(sealed)
-        live = [s for s in unsealed if s.name not in sealed]
-        return sorted([*sealed.values(), *live], key=lambda s: s.name)
+        for segment, file in [pair for pair in dead if pair[0].name in sealed]:
+            self.seal(segment, file)  # killed between the manifest's line and the removal of the file
+            file.close()
+        self._followed = {n: known for n, known in self._followed.items() if n not in sealed}
+        return Found(
+            sorted(sealed.values(), key=lambda s: s.name),
+            [s for s in live if s.name not in sealed],
+            [(s, file) for s, file in dead if s.name not in sealed],
+        )
+
+    def _read_wal(
+        self, path: Path, repair: bool, live: list[Segment], dead: list[tuple[Segment, AppendFile]]
+    ) -> None:
+        try:
+            file = AppendFile(path, create=False, lines=path.suffix == wal.OLD_SUFFIX) if repair else None
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise cannot_write(path, e) from e
+        ours = file is not None and file.lock()
+        if file is not None and (not ours or file.gone()):
+            file.close()
+            if ours:
+                return  # sealed and removed since we listed it
+            file = None
+        segment, start = (None, 0) if file else self._followed.get(path.stem, (None, 0))
+        segment = segment or Segment(path.stem)
+        try:
+            with path.open("rb") as f:
+                f.seek(start)
+                data = f.read()
+        except FileNotFoundError:
+            return
+        reading = wal.READERS[path.suffix](data, segment, live=file is None)
+        for text in reading.notes:
+            self._note(text)
+        if file is None:
+            self._followed[path.stem] = (segment, start + reading.whole_bytes)
+            live.append(segment)
+            return
+        if reading.refused:
+            self.quarantine(path.name, b"".join(reading.refused))
+        dead.append((segment, file))
+
+    def quarantine(self, name: str, content: bytes) -> Path:
+        """Keep bytes that the pool cannot use, for a person to look at."""
+        target = self.path / "quarantine" / name
+        try:
+            target.parent.mkdir(exist_ok=True)
+            with target.open("wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            fsync_folder(target.parent)
+        except OSError as e:
+            raise cannot_write(target, e) from e
+        self._note(f"{target}: what was left out is kept there.")
+        return target
 
     def _shard_names(self) -> set[str]:
         """The segments that have shards."""
@@ -208,11 +298,15 @@ class Folder:
     def _adopt(self, name: str) -> Sealed | None:
         """The segment whose shards lie there without a line in the manifest; None when none is whole."""
         found = Sealed(name, self, {})
-        for table, schema in shards.SCHEMAS.items():
+        for table, schema in SCHEMAS.items():
             path = self.shard(table, name)
             try:
                 content = shards.read_shard(path)
-                if content.schema.names != schema.names:
+                lacking, odd = (
+                    set(schema.names) - set(content.column_names),
+                    set(content.column_names) - set(schema.names),
+                )
+                if odd or lacking - set(COST_FIELDS):  # an older shard may have fewer kinds of cost
                     raise pa.ArrowInvalid(f"its columns are not those of {table}")
             except FileNotFoundError:
                 continue
@@ -221,9 +315,7 @@ class Folder:
                 continue
             found.rows[table] = content.num_rows
             if table == "chains":
-                columns = (content[c].to_pylist() for c in ("model", "sampling", "parent"))
-                rows = zip(*columns, strict=True)
-                found.counts = Counter((model, sampling) for model, sampling, parent in rows if not parent)
+                found.counts = groups(content.unify_dictionaries())
         if not found.rows:
             return None
         rows = ", ".join(f"{n} {table}" for table, n in found.rows.items())
@@ -239,7 +331,7 @@ class Folder:
             for table, rows in segment.rows.items():
                 path = self.shard(table, segment.name)
                 if not path.exists():
-                    self.notes.append(f"{path} is missing: its {rows} rows are gone and will be made anew.")
+                    self._note(f"{path} is missing: its {rows} rows are gone and will be made anew.")
 
     def seal(self, segment: Segment, file: AppendFile) -> Sealed | None:
         """Turn a write-ahead file, whose lock we hold, into shards; None when it held no rows.
@@ -248,16 +340,12 @@ class Folder:
         then does the write-ahead file go. A kill at any point leaves either the file or the shards in force.
         Raises PoolError when the disk is full: the write-ahead file then stays as it is.
         """
-        with self.locked():
-            return self._seal(segment, file)
-
-    def _seal(self, segment: Segment, file: AppendFile) -> Sealed | None:
         sealed = self.sealed().get(segment.name)  # there already when a kill came before the unlink below
         if sealed is None and not segment.empty:
-            sealed = Sealed(segment.name, self, {}, segment.groups())
+            sealed = Sealed(segment.name, self, {})
             written: list[Path] = []
             try:
-                for name, table in shards.tables(segment).items():
+                for name, table in segment.tables().items():
                     path = self.shard(name, segment.name)
                     temporary = path.with_name(f".{path.name}.tmp")
                     written.append(temporary)
@@ -266,15 +354,27 @@ class Folder:
                     temporary.rename(path)
                     written[-1] = path
                     sealed.rows[name] = table.num_rows
+                    if name == "chains":
+                        sealed.counts = groups(table)
+                        numbers = key_numbers(table["key"].to_pylist())
+                        keyindex.write_part(self.index, [segment.name], keyindex.in_order(numbers))
                 fsync_folder(self.path / "shards")
-                self._add_line(sealed)
+                with self.locked():
+                    self._add_line(sealed)
             except (OSError, PoolError) as e:
                 for path in written:
                     path.unlink(missing_ok=True)
                 raise cannot_write(self.path / "shards", e) if isinstance(e, OSError) else e from e
+            with contextlib.suppress(OSError):  # the index is derived, and does as well in small parts
+                keyindex.merge_parts(self.index)
         file.path.unlink(missing_ok=True)
         fsync_folder(self.wal)
         return sealed
+
+    def sealed_numbers(self, name: str) -> np.ndarray:
+        """The digests of a sealed segment's keys, (2, keys), from its shard."""
+        table = Sealed(name, self, {"chains": 0}).read("chains", ["key"])
+        return key_numbers([] if table is None else table["key"].to_pylist())
 
     def _add_line(self, sealed: Sealed) -> None:
         groups = [[model, sampling, n] for (model, sampling), n in sealed.counts.items()]

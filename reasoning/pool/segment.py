@@ -1,4 +1,4 @@
-"""What one segment of the pool holds, in memory: the rows of a write-ahead file.
+"""What one segment of the pool holds, in memory: the rows of a write-ahead file, as Arrow tables.
 
 A segment is the unit of writing and of sealing. Within it the last row of a key wins. This module knows
 nothing of files.
@@ -6,87 +6,139 @@ nothing of files.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from reasoning.budget import Charge
-from reasoning.pool.rows import chain_from_row, problem_from_row, sampling_json, verdict_from_row
+from reasoning.pool.columns import (
+    SCHEMAS,
+    chains_from,
+    charges_from,
+    latest,
+    models_from,
+    problems_from,
+    verdicts_from,
+)
 from reasoning.records import Chain, Problem
 from verifiers.base import Verdict
 
+_SMALL, _LARGE = 256, 16_384
+"""Rows of a batch that is joined with others, and of one that is not."""
 Group = tuple[str, str]
 """(model, sampling as JSON): what `Pool.samplings` and `Pool.summary` count by."""
+Tables = Mapping[str, pa.RecordBatch]
+"""One write: rows by table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which chains are wanted; None is all. samplings are JSON texts."""
+    """Which chains are wanted; None is all. sampling is JSON text."""
 
     model: str | None = None
     sampling: str | None = None
     problem_ids: Collection[str] | None = None
     continuations: bool = False
 
-    def __call__(self, chain: Chain) -> bool:
-        return (
-            (self.continuations or not chain.parent)
-            and (self.model is None or chain.model == self.model)
-            and (self.sampling is None or sampling_json(chain.sampling) == self.sampling)
-            and (self.problem_ids is None or chain.problem_id in self.problem_ids)
-        )
-
 
 @dataclass(slots=True)
 class Segment:
     """Rows of a write-ahead file that is not sealed yet.
 
-    problems: id -> (order, problem). verdicts: verifier -> chain key -> verdict. oracles: verifier -> oracle.
+    keys: of its chains. problems: id -> (order, problem). oracles: verifier -> oracle. Of the small tables the
+    rows are kept unpacked as well.
     """
 
     name: str
+    keys: set[str] = field(default_factory=set)
     problems: dict[str, tuple[int, Problem]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    chains: dict[str, Chain] = field(default_factory=dict)
-    verdicts: dict[str, dict[str, Verdict]] = field(default_factory=dict)
     oracles: dict[str, bool] = field(default_factory=dict)
     charges: dict[str, Charge] = field(default_factory=dict)
+    counts: Counter[Group] = field(default_factory=Counter)
+    new: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
+    joined: dict[str, list[pa.Table]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @classmethod
-    def from_rows(cls, name: str, rows: Iterable[Mapping[str, Any]]) -> Segment:
-        segment = cls(name)
-        for row in rows:
-            ((kind, content),) = row.items()
-            if kind == "chain":
-                segment.chains[content["key"]] = chain_from_row(content)
-            elif kind == "verdict":
-                table = segment.verdicts.setdefault(content["verifier"], {})
-                table[content["key"]] = verdict_from_row(content)
-            elif kind == "problem":
-                segment.problems[content["id"]] = (content["order"], problem_from_row(content))
-            elif kind == "model":
-                segment.models[content["id"]] = content["info"]
-            elif kind == "verifier":
-                segment.oracles[content["name"]] = content["oracle"]
-            elif kind == "charge":
-                segment.charges[content["id"]] = Charge.from_json(content)
-            else:
-                raise ValueError(f"unknown kind of row {kind!r}")
-        return segment
+    def add(self, tables: Tables) -> None:
+        for name, batch in tables.items():
+            self.new.setdefault(name, []).append(batch)
+            if name == "chains":
+                self.keys.update(batch["key"].to_pylist())
+                self.counts.update(groups(batch))
+            elif name == "problems":
+                self.problems.update({p.id: (order, p) for order, p in problems_from(batch)})
+            elif name == "models":
+                self.models.update(models_from(batch))
+            elif name == "verifiers":
+                names, flags = batch["name"].to_pylist(), batch["oracle"].to_pylist()
+                self.oracles.update(zip(names, flags, strict=True))
+            elif name == "charges":
+                self.charges.update((c.id, c) for c in charges_from(batch))
 
     @property
     def empty(self) -> bool:
-        return not (
-            self.problems or self.models or self.chains or self.verdicts or self.oracles or self.charges
-        )
+        return not (self.new or any(self.joined.values()))
 
-    def find_chains(self, wanted: Filter) -> dict[str, Chain]:
-        return {key: chain for key, chain in self.chains.items() if wanted(chain)}
+    def table(self, name: str) -> pa.Table:
+        """All rows in the order in which they were written. Small batches are joined as they are asked for, like
+        with like, so that a row is copied a few times at most."""
+        with self.lock:
+            parts = self.joined.setdefault(name, [])
+            if new := self.new.pop(name, None):
+                table = pa.Table.from_batches(new)
+                parts.append(_joined([table]) if table.num_rows < _SMALL * len(new) else table)
+            while len(parts) > 1 and parts[-2].num_rows <= 2 * parts[-1].num_rows < _LARGE:
+                last = parts.pop()
+                parts[-1] = _joined([parts[-1], last])
+            return _unified(parts) if parts else SCHEMAS[name].empty_table()
+
+    def tables(self) -> dict[str, pa.Table]:
+        """As they are sealed: the last row of each key."""
+        found = {name: latest(name, self.table(name)) for name in SCHEMAS}
+        return {name: table for name, table in found.items() if table.num_rows}
+
+    def find_chains(self, wanted: Filter, expression: Any) -> dict[str, Chain]:
+        if not self.keys:
+            return {}
+        table = latest("chains", self.table("chains"))
+        if expression is not None:
+            table = table.filter(expression)
+        return {c.key: c for c in chains_from(table)}
 
     def find_verdicts(self, verifier: str) -> dict[str, Verdict]:
-        return self.verdicts.get(verifier, {})
+        table = self.table("verdicts")
+        return dict(verdicts_from(table.filter(pc.field("verifier") == verifier)))
 
     def groups(self) -> Counter[Group]:
         """How many chains of each group, continuations left out."""
-        return Counter((c.model, sampling_json(c.sampling)) for c in self.chains.values() if not c.parent)
+        return self.counts
+
+
+def _joined(parts: list[pa.Table]) -> pa.Table:
+    return _unified(parts).combine_chunks()
+
+
+def _unified(parts: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(parts).unify_dictionaries()
+
+
+def groups(rows: pa.RecordBatch | pa.Table) -> Counter[Group]:
+    """How many of some chains' rows belong to each (model, sampling), continuations left out."""
+    found: Counter[Group] = Counter()
+    for batch in [rows] if isinstance(rows, pa.RecordBatch) else rows.to_batches():
+        models, samplings = batch["model"], batch["sampling"]
+        wide = len(samplings.dictionary)
+        pairs = models.indices.to_numpy().astype(np.int64) * wide + samplings.indices.to_numpy()
+        roots = np.array([not parent for parent in batch["parent"].to_pylist()], bool)
+        numbers, counts = np.unique(pairs[roots], return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            names = models.dictionary[number // wide].as_py(), samplings.dictionary[number % wide].as_py()
+            found[names] += count
+    return found

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 from reasoning.budget import Charge
-from reasoning.durable import AppendFile, frame, frame_row
+from reasoning.durable import AppendFile
 from reasoning.errors import PoolError
-from reasoning.pool import shards
-from reasoning.pool.admission import admit_verdict, check_chain, check_problem, check_text
+from reasoning.pool import columns, scan, shards, wal
+from reasoning.pool.admission import admit_verdict, check_text
 from reasoning.pool.folder import Folder, Sealed, find_folder
-from reasoning.pool.rows import (
-    chain_body,
-    clean_text,
-    json_value,
-    problem_body,
-    sampling_from_json,
-    sampling_json,
-    verdict_body,
-)
+from reasoning.pool.keyindex import KeyIndex
+from reasoning.pool.rows import sampling_from_json, sampling_json
+from reasoning.pool.sealing import Job, Sealer
 from reasoning.pool.segment import Filter, Segment
 from reasoning.records import Chain, Problem, Sampling
 from verifiers.base import Verdict
 
-_KEY = re.compile(r"[0-9a-f]{32}")
 SEGMENT_BYTES = 64 << 20
 
 
@@ -40,7 +32,8 @@ class Pool:
 
     Whatever a method wrote is on the disk when it returns. Several processes may write at the same time, each
     into a file of its own; each sees what the others had written when it opened (or last called `refresh`).
-    The last row of a key wins. Safe to use from several threads.
+    The last row of a key wins. Full files are sealed into shards by a thread of their own. Safe to use from
+    several threads.
 
     notes: one line for each torn, damaged or missing piece that was found when opening.
     """
@@ -53,6 +46,9 @@ class Pool:
         self._file: AppendFile | None = None
         self._tail = Segment("")
         self._segments: list[Sealed | Segment] = []
+        self._sealer: Sealer[Segment] = Sealer()
+        self._pending: dict[str, Segment] = {}
+        self._index = KeyIndex(folder.index, folder.sealed_numbers, writable=not read_only)
         self.refresh()
 
     @classmethod
@@ -81,8 +77,14 @@ class Pool:
     def refresh(self) -> None:
         """See what other processes have written since; seal what dead ones left behind."""
         with self._lock:
-            found = self.folder.load(repair=not self.read_only)
-            self._segments = [s for s in found if s.name != self._tail.name]
+            self._collect()
+            own = {*self._pending, self._tail.name}
+            found = self.folder.load(repair=not self.read_only, own=own)
+            done = {s.name for s in found.sealed}
+            self._segments = [*found.sealed, *found.live, *(s for s, _ in found.dead)]
+            self._segments += [s for s in self._pending.values() if s.name not in done]
+            for segment, file in found.dead:
+                self._submit(segment, file)
             self._forget_views()
 
     # ---- writing
@@ -96,12 +98,9 @@ class Pool:
             orders = self._orders()
             after = max((order for order, _ in orders.values()), default=-1) + 1
             new = list({p.id: p for p in problems if p.id not in orders}.values())
-            for problem in new:
-                check_problem(problem)
-            lines = [frame(problem_body(p, after + i)) for i, p in enumerate(new)]
-            self._append(lines)
-            self._tail.problems.update({p.id: (after + i, p) for i, p in enumerate(new)})
-            self._forget_views()
+            if new:
+                self._append({"problems": columns.problem_batch((after + i, p) for i, p in enumerate(new))})
+                self._order_view = orders | {p.id: (after + i, p) for i, p in enumerate(new)}
 
     def add_model(self, model: str, info: Mapping[str, Any] | None = None) -> None:
         """Register what a model id stands for ("shape" for FLOPs, "training" and what else is to be kept)."""
@@ -109,9 +108,7 @@ class Pool:
             info = dict(info or {})
             if self.models().get(model) != info:
                 check_text(model, "A model's id")
-                body = json_value({"model": {"id": model, "info": info}}, f"information on model {model}")
-                self._append([frame(body.encode())])
-                self._tail.models[model] = info
+                self._append({"models": columns.model_batch({model: info})})
 
     def append(self, chains: Iterable[Chain], charges: Sequence[Charge] = ()) -> None:
         """Store chains, and with them, in the same write, the ledger rows that paid for them.
@@ -121,21 +118,14 @@ class Pool:
         nothing of the call is stored then.
         """
         with self._lock:
-            problems, kept = self._orders(), []
-            for chain in chains:
-                if not _KEY.fullmatch(chain.key) or (chain.parent and not _KEY.fullmatch(chain.parent)):
-                    raise ValueError(f"a chain's key has 32 hex digits (see chain_key), not {chain.key!r}")
-                if chain.problem_id not in problems:
-                    raise ValueError(
-                        f"problem {chain.problem_id} is not in the pool: add_problems comes first"
-                    )
-                check_chain(chain)
-                kept.append(_with_text(chain, clean_text(chain.text)))
-            lines = [frame(_body(c)) for c in kept]
-            self._append(lines + [frame_row({"charge": c.to_json()}) for c in charges])
-            self._tail.chains.update((c.key, c) for c in kept)
-            self._tail.charges.update((c.id, c) for c in charges)
-            self._seal_when_full()
+            chains = list(chains)
+            problems = self._orders()
+            if strange := {c.problem_id for c in chains} - problems.keys():
+                raise ValueError(f"problem {min(strange)} is not in the pool: add_problems comes first")
+            tables = {"chains": columns.chain_batch(chains)} if chains else {}
+            if charges:
+                tables["charges"] = columns.charge_batch(charges)
+            self._append(tables)
 
     def add_verdicts(
         self,
@@ -158,42 +148,42 @@ class Pool:
         with self._lock:
             known = self.verifiers().get(verifier)
             flag = (True if known is None else known) if oracle is None else bool(oracle)
-            lines = [frame(verdict_body(verifier, key, v)) for key, v in verdicts.items()]
-            lines += [frame_row({"charge": c.to_json()}) for c in charges]
+            tables: dict[str, pa.RecordBatch] = {}
+            if verdicts:
+                tables["verdicts"] = columns.verdict_batch((verifier, key, v) for key, v in verdicts.items())
+            if charges:
+                tables["charges"] = columns.charge_batch(charges)
             if flag != known:
-                lines.append(frame_row({"verifier": {"name": verifier, "oracle": flag}}))
-            self._append(lines)
-            if flag != known:
-                self._tail.oracles[verifier] = flag
-            self._tail.verdicts.setdefault(verifier, {}).update(verdicts)
-            self._tail.charges.update((c.id, c) for c in charges)
-            self._seal_when_full()
+                tables["verifiers"] = columns.verifier_batch({verifier: flag})
+            self._append(tables)
+
+    def add_tables(self, tables: Mapping[str, pa.Table]) -> None:
+        """Store rows as another pool's `scan` gives them, in one write."""
+        with self._lock:
+            rows = {n: t.unify_dictionaries().combine_chunks() for n, t in tables.items() if t.num_rows}
+            self._append({name: table.to_batches()[0] for name, table in rows.items()})
+            if "problems" in rows:
+                self._forget_views()
 
     def seal(self) -> None:
-        """Turn this writer's write-ahead file into Parquet shards."""
+        """Turn this writer's write-ahead file into Parquet shards, and wait until that is done."""
         with self._lock:
-            if self._file is None:
-                return
-            sealed = self.folder.seal(self._tail, self._file)
-            self._file.close()
-            self._file = None
-            self._segments += [sealed] if sealed else []
-            if self._tail.chains:
-                self._numbers = None
-            self._tail = Segment("")
+            self._rotate()
+        failed = self._sealer.wait()
+        with self._lock:
+            self._collect()
+        if failed:
+            raise failed.pop()
 
     def close(self) -> None:
         """Seal and let go. When the disk is full the write-ahead file stays, with nothing lost."""
-        with self._lock:
-            try:
-                self.seal()
-            except PoolError as e:
-                self.notes.append(f"not sealed yet: {e}")
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-                self._segments.append(self._tail)
-                self._tail = Segment("")
+        try:
+            self.seal()
+        except PoolError as e:
+            self.notes.append(f"not sealed yet: {e}")
+        finally:
+            self._sealer.give_up()
+            self._pending.clear()
 
     def __enter__(self) -> Pool:
         return self
@@ -201,19 +191,39 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _append(self, lines: Sequence[bytes]) -> None:
-        if not lines:
+    def _append(self, tables: Mapping[str, pa.RecordBatch]) -> None:
+        if not tables:
             return
         if self.read_only:
             raise PoolError(f"{self.path} was opened for reading only.")
         if self._file is None:
             name, self._file = self.folder.new_wal()
             self._tail = Segment(name)
-        self._file.append(b"".join(lines))
+        self._file.append(*wal.pieces(tables))
+        self._tail.add(tables)
+        if self._file.size >= self._segment_bytes:
+            self._rotate()
 
-    def _seal_when_full(self) -> None:
-        if self._file is not None and self._file.size >= self._segment_bytes:
-            self.seal()
+    def _rotate(self) -> None:
+        """Hand the write-ahead file to the sealer; the next write begins another."""
+        self._collect()
+        if self._file is not None:
+            self._segments.append(self._tail)
+            self._submit(self._tail, self._file)
+            self._file, self._tail = None, Segment("")
+
+    def _submit(self, segment: Segment, file: AppendFile) -> None:
+        self._pending[segment.name] = segment
+        self._sealer.submit(Job(segment, partial(self.folder.seal, segment, file), file.close))
+
+    def _collect(self) -> None:
+        """Put what has been sealed in the place of the segments it was made of."""
+        for segment, result in self._sealer.finished():
+            sealed = cast("Sealed | None", result)
+            self._pending.pop(segment.name, None)
+            self._segments = [s for s in self._segments if s.name != segment.name]
+            self._segments += [sealed] if sealed else []
+            self._covered = False
 
     # ---- reading
 
@@ -265,9 +275,10 @@ class Pool:
         text = None if sampling is None else sampling_json(sampling)
         ids = None if problem_ids is None else frozenset(problem_ids)
         wanted = Filter(model, text, ids, continuations)
+        expression = shards.chain_filter(wanted)
         found: dict[str, Chain] = {}
         for segment in self._all():
-            found.update(segment.find_chains(wanted))
+            found.update(segment.find_chains(wanted, expression))
         place = {id: i for i, id in enumerate(self._orders())}
         last = len(place)
 
@@ -290,49 +301,58 @@ class Pool:
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that have no chain yet, in order."""
         with self._lock:
-            live = [s.chains for s in self._all() if isinstance(s, Segment)]
-            rest = [k for k in keys if not any(k in chains for chains in live)]
+            live = [s.keys for s in self._all() if isinstance(s, Segment)]
+            rest = [k for k in keys if not any(k in known for known in live)]
             if not rest:
                 return rest
-            if bad := next((k for k in rest if not _KEY.fullmatch(k)), None):
-                raise ValueError(f"a chain's key has 32 hex digits (see chain_key), not {bad!r}")
-            numbers = self._sealed_numbers()
-            wanted = shards.key_numbers(rest)
-            at = np.searchsorted(numbers[:, 0], wanted[:, 0]).tolist()
-            return [k for k, i, pair in zip(rest, at, wanted, strict=True) if not _found(numbers, i, pair)]
+            there = self._sealed_keys().contains(columns.key_numbers(rest)).tolist()
+            return [k for k, is_there in zip(rest, there, strict=True) if not is_there]
 
     def keys(self) -> set[str]:
         """The keys of all chains."""
-        found = {f"{high:016x}{low:016x}" for high, low in self._sealed_numbers().tolist()}
-        for segment in self._all():
-            if isinstance(segment, Segment):
-                found.update(segment.chains)
+        found: set[str] = set()
+        for numbers in self._key_slices():
+            joined = numbers.T.astype(">u8").tobytes().hex()
+            found.update(joined[i : i + 32] for i in range(0, len(joined), 32))
         return found
+
+    def __len__(self) -> int:
+        """How many chains there are."""
+        return sum(scan.distinct(numbers).shape[1] for numbers in self._key_slices())
+
+    def scan(self, table: str, names: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows of a table (see `columns.SCHEMAS`) as Arrow tables of some thousand rows, oldest segment first,
+        in as much memory as one of them takes. Of rows with one identity only the last is there."""
+        segments = self._all()
+        if table != "chains":
+            return scan.rows(segments, table, names)
+        return scan.chain_rows(segments, names, scan.repeated(self._key_slices()))
 
     def summary(self) -> dict[str, Any]:
         """Counts for a person: chains, problems, models, samplings, verdicts by verifier, bytes on disk."""
-        verdicts: Counter[str] = Counter()
-        for name in self.verifiers():
-            verdicts[name] = len(self.verdicts(name))
+        verdicts = {name: scan.count_verdicts(self._all(), name) for name in self.verifiers()}
         files = [p for p in self.path.rglob("*") if p.is_file()]
         return {
             "path": str(self.path),
             "problems": len(self._orders()),
-            "chains": len(self.keys()),
+            "chains": len(self),
             "models": list(self.models()),
             "samplings": len(self.samplings()),
-            "verdicts": dict(verdicts),
+            "verdicts": verdicts,
             "shards": sum(len(s.rows) for s in self._segments if isinstance(s, Sealed)),
             "bytes": sum(p.stat().st_size for p in files),
         }
 
     def _all(self) -> list[Sealed | Segment]:
+        """All segments, oldest first."""
         with self._lock:
-            return [*self._segments, self._tail]
+            self._collect()
+            tail = [] if self._file is None else [self._tail]
+            return sorted([*self._segments, *tail], key=lambda s: s.name)
 
     def _forget_views(self) -> None:
         self._order_view: dict[str, tuple[int, Problem]] | None = None
-        self._numbers: np.ndarray | None = None
+        self._covered = False
 
     def _orders(self) -> dict[str, tuple[int, Problem]]:
         """id -> (order, problem), sorted by order. A problem added twice keeps its first place."""
@@ -344,22 +364,19 @@ class Pool:
             self._order_view = dict(sorted(found.items(), key=lambda item: (item[1][0], item[0])))
         return self._order_view
 
-    def _sealed_numbers(self) -> np.ndarray:
-        """The keys of sealed chains as sorted pairs of numbers, (chains, 2): 16 bytes a chain."""
-        if self._numbers is None:
-            tables = (s.read("chains", ["key"]) for s in self._segments if isinstance(s, Sealed))
-            parts = [shards.key_numbers(table["key"].to_pylist()) for table in tables if table is not None]
-            numbers = np.concatenate([np.zeros((0, 2), np.uint64), *parts])
-            self._numbers = numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))]
-        return self._numbers
+    def _sealed_keys(self) -> KeyIndex:
+        with self._lock:
+            if not self._covered:
+                sealed = [s.name for s in self._segments if isinstance(s, Sealed) and "chains" in s.rows]
+                self._index.cover(name for name in sealed if self.folder.shard("chains", name).exists())
+                self._covered = True
+            return self._index
 
-
-def _found(numbers: np.ndarray, at: int, pair: np.ndarray) -> bool:
-    while at < len(numbers) and numbers[at, 0] == pair[0]:
-        if numbers[at, 1] == pair[1]:
-            return True
-        at += 1
-    return False
+    def _key_slices(self) -> Iterator[np.ndarray]:
+        """The digests of all chains in sorted slices; one that is in two segments is there twice."""
+        with self._lock:
+            live = [k for s in self._all() if isinstance(s, Segment) for k in s.keys]
+            return self._sealed_keys().slices(columns.key_numbers(live))
 
 
 def _small(segment: Sealed | Segment, table: str) -> dict[str, Any]:
@@ -370,22 +387,9 @@ def _small(segment: Sealed | Segment, table: str) -> dict[str, Any]:
     if content is None:
         return {}
     if table == "problems":
-        return {p.id: (order, p) for order, p in shards.problems_from(content)}
+        return {p.id: (order, p) for order, p in columns.problems_from(content)}
     if table == "models":
-        return dict(shards.models_from(content))
+        return dict(columns.models_from(content))
     if table == "charges":
-        return {c.id: c for c in shards.charges_from(content)}
+        return {c.id: c for c in columns.charges_from(content)}
     return dict(zip(content["name"].to_pylist(), content["oracle"].to_pylist(), strict=True))
-
-
-def _body(chain: Chain) -> bytes:
-    try:
-        return chain_body(chain)
-    except (OverflowError, TypeError, ValueError) as e:  # of packing numbers that are none, or too large
-        raise PoolError(f"Chain {chain.key} cannot be stored ({e}); nothing was stored.") from e
-
-
-def _with_text(chain: Chain, text: str) -> Chain:
-    if text is chain.text:
-        return chain
-    return replace(chain, text=text)
