@@ -6,7 +6,7 @@ A task turns a split and options into problems, and names the verifier that judg
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,30 +67,53 @@ class Task:
 
     name: as written in a spec. about: one line for listings.
     verifier: spec of the verifier that judges its answers.
-    problems: ``(split, **options) -> list[Problem]``, called with every option of ``options``.
+    problems: ``(split, **options) -> problems``, called with every option of ``options``; may be a generator.
     options: the options with their defaults; a default's type is the option's type.
     splits: known split names, the first one the default; empty when the argument is free text (a path).
     sampling: settings that suit the task where a caller gives none ("stop", "max_new_tokens").
     demonstrate: ``(split, n, seed, **options) -> list[Demonstration]`` where a task can teach a cold start;
         its own options and defaults are ``demonstration_options``.
+    examples: ``(n, seed, **options) -> list[Demonstration]``, worked examples of the task's own for few-shot prompts,
+        called with every option of ``options``.
+    columns: its problems are rows with columns; an option that is not among ``options`` filters by the column of that
+        name, and ``problems`` gets these as ``where``, column -> wanted text.
+    details: what a person may want to know, for listings: "hub", "columns", "paper", ...
     """
 
     name: str
     verifier: str
-    problems: Callable[..., list[Problem]]
+    problems: Callable[..., Iterable[Problem]]
     options: Mapping[str, Any] = field(default_factory=dict)
     splits: tuple[str, ...] = SPLITS
     sampling: Mapping[str, Any] = field(default_factory=dict)
     demonstrate: Callable[..., list[Demonstration]] | None = None
     demonstration_options: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
+    examples: Callable[..., list[Demonstration]] | None = None
+    columns: bool = False
+    details: Mapping[str, str] = field(default_factory=dict)
 
-    def load(self, split: str = "", **options: Any) -> list[Problem]:
+    def load(self, split: str = "", /, **options: Any) -> list[Problem]:
         """The problems of a split. Option values may be text, as they come from a spec.
 
         Raises UserError for an unknown split or option.
         """
-        return self.problems(self._split(split), **resolve(self.name, self.options, options))
+        return list(self.stream(split, **options))
+
+    def stream(self, split: str = "", /, **options: Any) -> Iterator[Problem]:
+        """`load`, one problem after the other: of a file or a hub no more is read than is taken."""
+        if not self.columns:
+            return iter(self.problems(self._split(split), **resolve(self.name, self.options, options)))
+        where = {key: str(options.pop(key)) for key in list(options) if key not in self.options}
+        resolved = resolve(self.name, self.options, options)
+        return iter(self.problems(self._split(split), where=where, **resolved))
+
+    def worked(self, n: int, seed: int = 0, **options: Any) -> list[Demonstration]:
+        """At least ``n`` worked examples of the task's own, or as many as there are; none where it has none."""
+        if self.examples is None:
+            return []
+        own = {key: value for key, value in options.items() if key in self.options}
+        return self.examples(n, seed, **resolve(self.name, self.options, own))
 
     def demonstrations(self, split: str, n: int, seed: int = 0, **options: Any) -> list[Demonstration]:
         """``n`` problems of ``split`` with a completion each, for a supervised cold start.

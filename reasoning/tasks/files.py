@@ -1,119 +1,172 @@
-"""Problems from rows of a local JSONL file, by a mapping of columns. Knows no benchmark by name."""
+"""Problems from rows of any data set, by a mapping of columns: local files, and data sets of the hub by their id.
+
+file:data/my.csv:prompt=question,reference=answer          .jsonl .json .parquet .csv .tsv
+data/my.parquet:prompt=problem,reference=answer,level=5    the same without "file:"; level=5 keeps those rows
+hub:owner/name:config=main,split=train,prompt=question,reference=answer
+
+Knows no benchmark by name. A prompt column may hold a conversation ([{"role": ..., "content": ...}, ...]).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reasoning.errors import UserError, unknown
 from reasoning.records import Problem
 from reasoning.tasks.base import Task
+from reasoning.tasks.conversation import check_messages, with_messages
+from reasoning.tasks.hub import hub_rows
 from reasoning.tasks.prompts import render
+from reasoning.tasks.rows import (
+    READERS,
+    Placed,
+    Row,
+    column,
+    kept,
+    paths,
+    plain,
+    read_jsonl,
+    read_rows,
+    text_of,
+)
 
-Row = Mapping[str, Any]
+__all__ = ["Row", "column", "paths", "read_jsonl", "read_rows", "text_of"]
+
+ENDINGS = tuple(READERS)
+
+MAPPING = {
+    "question": "question",
+    "answer": "answer",
+    "prompt": "",
+    "reference": "",
+    "verifier": "math",
+    "difficulty": "",
+    "template": "boxed",
+    "name": "",
+}
+"""Options that name columns, and how a row becomes a problem. ``prompt`` and ``reference`` are other names for
+``question`` and ``answer``."""
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) for each non-blank line of a UTF-8 file.
-
-    Raises UserError for a missing file, and for a line that is not a JSON object, naming its number.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"No such file: {str(path)!r}.")
-    with file.open("rb") as lines:
-        for number, raw in enumerate(lines, 1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: not valid JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-            yield number, row
-
-
-def column(row: Row, name: str, where: str) -> Any:
-    """The value of a column; ``a.b.0`` reaches into objects and lists (a key that holds dots wins as it is).
-
-    where: names the row in the error ("data.jsonl, line 3"). Raises UserError that offers the nearest column.
-    """
-    if name in row:
-        return row[name]
-    value: Any = row
-    for part in name.split("."):
-        if isinstance(value, Mapping):
-            if part not in value:
-                raise unknown(
-                    "column", name, paths(row), see=f"{where} has: {', '.join(paths(row)) or 'nothing'}"
-                )
-            value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            raise unknown(
-                "column", name, paths(row), see=f"{where} has: {', '.join(paths(row)) or 'nothing'}"
+def mapped(
+    rows: Iterable[Placed],
+    where: Mapping[str, str],
+    *,
+    question: str,
+    answer: str,
+    prompt: str,
+    reference: str,
+    difficulty: str,
+    template: str,
+    name: str,
+) -> Iterator[Problem]:
+    """One problem a row that passes the filters ``where``."""
+    for first, second, default in ((question, prompt, "question"), (answer, reference, "answer")):
+        if second and first != default:
+            raise UserError(
+                f"{name}: {first!r} and {second!r} are both given as the column of the {default}."
             )
-    return value
+    question, answer = prompt or question, reference or answer
+    for place, row in rows:
+        check_filters(row, where, MAPPING, name)
+        if kept(row, where, place):
+            yield problem_of(row, place, question, answer, difficulty, template, name)
 
 
-def paths(row: Row, prefix: str = "", depth: int = 3) -> list[str]:
-    """The dotted names of a row's columns, objects opened to ``depth``."""
-    out: list[str] = []
-    for key, value in row.items():
-        out.append(f"{prefix}{key}")
-        if isinstance(value, Mapping) and depth > 1:
-            out += paths(value, f"{prefix}{key}.", depth - 1)
-    return out
+def problem_of(
+    row: Row, place: str, question: str, answer: str, difficulty: str, template: str, name: str
+) -> Problem:
+    asked = column(row, question, place)
+    reference = column(row, answer, place)
+    if reference is None:
+        raise UserError(f"{place}: column {answer!r} is empty.")
+    reference = plain(reference)
+    reference = reference if isinstance(reference, str | list | dict) else json.dumps(reference)
+    metadata: dict[str, Any] = {}
+    if difficulty:
+        metadata["difficulty"] = plain(column(row, difficulty, place))
+    if isinstance(asked, list) and asked and isinstance(asked[0], Mapping):  # a conversation
+        messages = check_messages(asked, f"{place}, column {question!r}")
+        metadata["question"] = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+        return with_messages(Problem.make(metadata["question"], reference, name, metadata), messages)
+    text = text_of(asked, question, place)
+    return Problem.make(render(template, text), reference, name, {"question": text} | metadata)
 
 
-def text_of(value: Any, name: str, where: str) -> str:
-    """A column that must hold text (a number is taken as written). Raises UserError otherwise."""
-    if isinstance(value, bool) or value is None or not isinstance(value, str | int | float):
-        raise UserError(f"{where}: column {name!r} must hold text, found {type(value).__name__}.")
-    text = str(value)
-    if not text.strip():
-        raise UserError(f"{where}: column {name!r} is empty.")
-    return text
+def check_filters(row: Row, where: Mapping[str, str], options: Mapping[str, Any], name: str) -> None:
+    """Raise UserError for a filter that is neither a column of ``row`` nor, mistyped, an option."""
+    for key in where:
+        if key not in row and key not in (known := [*options, *paths(row)]):
+            raise unknown(f"option or column of {name!r}", key, known, f"columns: {', '.join(paths(row))}")
 
 
-def problems(
-    path: str, question: str, answer: str, verifier: str, difficulty: str, template: str, name: str
-) -> list[Problem]:
-    """One problem a row: ``question``, ``answer`` and (optional) ``difficulty`` name its columns."""
+def file_problems(
+    path: str, where: Mapping[str, str], verifier: str, name: str, **columns: Any
+) -> Iterator[Problem]:
+    if not path:
+        raise UserError("file needs a path: write file:path/to/file.jsonl:prompt=COLUMN,reference=COLUMN")
+    yield from mapped(read_rows(path), where, name=name or Path(path).stem, **columns)
+
+
+def jsonl_problems(
+    path: str, where: Mapping[str, str], verifier: str, name: str, **columns: Any
+) -> Iterator[Problem]:
     if not path:
         raise UserError("jsonl needs a file: write jsonl:path/to/file.jsonl:question=COLUMN,answer=COLUMN")
-    out: list[Problem] = []
-    for number, row in read_jsonl(path):
-        where = f"{path}, line {number}"
-        asked = text_of(column(row, question, where), question, where)
-        reference = column(row, answer, where)
-        if reference is None:
-            raise UserError(f"{where}: column {answer!r} is empty.")
-        metadata: dict[str, Any] = {"question": asked}
-        if difficulty:
-            metadata["difficulty"] = column(row, difficulty, where)
-        reference = reference if isinstance(reference, str | list | dict) else json.dumps(reference)
-        out.append(Problem.make(render(template, asked), reference, name or Path(path).stem, metadata))
-    return out
+    rows = ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
+    yield from mapped(rows, where, name=name or Path(path).stem, **columns)
 
 
+def hub_problems(
+    dataset: str,
+    where: Mapping[str, str],
+    config: str,
+    split: str,
+    revision: str,
+    streaming: bool,
+    shuffle: str,
+    verifier: str,
+    name: str,
+    **columns: Any,
+) -> Iterator[Problem]:
+    if not dataset:
+        raise UserError(
+            "hub needs a data set: write hub:owner/name:split=train,prompt=COLUMN,reference=COLUMN"
+        )
+    seed = int(shuffle) if shuffle else None
+    rows = hub_rows(dataset, (config or None,), split, revision=revision, streaming=streaming, shuffle=seed)
+    yield from mapped(rows, where, name=name or dataset.rstrip("/").rpartition("/")[2], **columns)
+
+
+_COMMON: dict[str, Any] = {
+    "splits": (),
+    "verifier": "math",
+    "sampling": {"max_new_tokens": 1024},
+    "columns": True,
+}
+_SAY = "[:prompt=COLUMN,reference=COLUMN,verifier=,template=,difficulty=,COLUMN=VALUE]"
+
+FILE = Task(
+    name="file",
+    problems=file_problems,
+    options=MAPPING,
+    about=f"rows of a local {', '.join(ENDINGS)} file: file:PATH{_SAY}",
+    **_COMMON,
+)
 TASK = Task(
     name="jsonl",
-    verifier="math",
-    problems=problems,
-    options={
-        "question": "question",
-        "answer": "answer",
-        "verifier": "math",
-        "difficulty": "",
-        "template": "boxed",
-        "name": "",
-    },
-    splits=(),
-    sampling={"max_new_tokens": 1024},
-    about="any local JSONL: jsonl:PATH:question=COLUMN,answer=COLUMN[,verifier=,difficulty=,template=]",
+    problems=jsonl_problems,
+    options=MAPPING,
+    about="the same of JSON Lines, whatever the file's ending: jsonl:PATH:question=COLUMN,answer=COLUMN",
+    **_COMMON,
+)
+HUB = Task(
+    name="hub",
+    problems=hub_problems,
+    options={**MAPPING, "config": "", "split": "train", "revision": "", "streaming": False, "shuffle": ""},
+    about=f"any data set of the hub, or a folder in its layout: hub:OWNER/NAME{_SAY[:-1]},config=,split=]",
+    **_COMMON,
 )

@@ -1,0 +1,59 @@
+"""Rows of a data set on the Hugging Face hub, or of a local copy of one, through ``datasets`` (extra "hub").
+
+The one file that imports ``datasets``. Knows no benchmark and no problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from reasoning.errors import MissingExtra, UserError
+from reasoning.tasks.rows import Placed, plain
+
+SHUFFLE_BUFFER_ROWS = 10_000
+
+
+def hub_rows(
+    dataset: str,
+    configs: Sequence[str | None] = (None,),
+    split: str = "test",
+    *,
+    revision: str = "",
+    streaming: bool = False,
+    shuffle: int | None = None,
+    instead: str = "",
+) -> Iterator[Placed]:
+    """The rows of ``split`` ("train+test" for both) of each of ``configs``, one after the other.
+
+    dataset: a hub id or the folder of a local copy. streaming: rows are fetched as they are read, nothing is kept on
+    disk. shuffle: seed for a random order, of the whole or, streaming, within a buffer. instead: what to do without
+    the hub, for the error. Raises MissingExtra, and UserError for what the hub does not have or cannot be reached.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingExtra("datasets", "hub", f"{dataset} from the hub") from None
+    more: dict[str, Any] = {}
+    if revision:
+        more["revision"] = revision
+    if streaming:
+        more["streaming"] = True
+    for config in configs:
+        try:
+            loaded: Any = load_dataset(dataset, config, split=split, **more)
+            if shuffle is not None:
+                buffer = {"buffer_size": SHUFFLE_BUFFER_ROWS} if streaming else {}
+                loaded = loaded.shuffle(seed=shuffle, **buffer)
+            place = f"{dataset} {config + ' ' if config else ''}{split}"
+            for number, row in enumerate(loaded):
+                yield f"{place}, row {number}", {key: plain(value) for key, value in row.items()}
+        except (UserError, GeneratorExit):
+            raise
+        except ValueError as error:  # no such configuration or split: the message lists those that there are
+            raise UserError(f"{dataset}: {' '.join(str(error).split())[:300]}") from error
+        except Exception as error:  # the network, the hub's client and the file readers raise many kinds
+            raise UserError(
+                f"Could not get {dataset} from the hub ({type(error).__name__})"
+                + (f"; {instead}." if instead else f": {' '.join(str(error).split())[:200]}")
+            ) from error
