@@ -74,7 +74,7 @@ class Task:
     demonstrate: ``(split, n, seed, **options) -> list[Demonstration]`` where a task can teach a cold start;
         its own options and defaults are ``demonstration_options``.
     examples: ``(n, seed, **options) -> list[Demonstration]``, worked examples of the task's own for few-shot prompts,
-        called with every option of ``options``.
+        called with every option of ``options`` but "n" and "seed".
     columns: its problems are rows with columns; an option that is not among ``options`` filters by the column of that
         name, and ``problems`` gets these as ``where``, column -> wanted text.
     details: what a person may want to know, for listings: "hub", "columns", "paper", ...
@@ -108,12 +108,13 @@ class Task:
         resolved = resolve(self.name, self.options, options)
         return iter(self.problems(self._split(split), where=where, **resolved))
 
-    def worked(self, n: int, seed: int = 0, **options: Any) -> list[Demonstration]:
-        """At least ``n`` worked examples of the task's own, or as many as there are; none where it has none."""
+    def worked(self, n: int, seed: int = 0, /, **options: Any) -> list[Demonstration]:
+        """``n`` worked examples of the task's own or more, as few as there are, none where it has none."""
         if self.examples is None:
             return []
         own = {key: value for key, value in options.items() if key in self.options}
-        return self.examples(n, seed, **resolve(self.name, self.options, own))
+        resolved = resolve(self.name, self.options, own)
+        return self.examples(n, seed, **{k: v for k, v in resolved.items() if k not in ("n", "seed")})
 
     def demonstrations(self, split: str, n: int, seed: int = 0, **options: Any) -> list[Demonstration]:
         """``n`` problems of ``split`` with a completion each, for a supervised cold start.

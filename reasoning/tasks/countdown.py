@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from reasoning.errors import UserError
 from reasoning.records import Problem, digest
@@ -151,6 +152,11 @@ def demonstrations(
     return [(problem, chain(problem, solutions[problem.id], tries, rng)) for problem in found]
 
 
+def examples(n: int, seed: int, **shape: Any) -> list[Demonstration]:
+    """Few-shot examples: a miss or two, then the hit."""
+    return demonstrations("train", n, seed, **shape, tries=2)
+
+
 def chain(problem: Problem, solution: Derivation, tries: int, rng: random.Random) -> str:
     """Tries that miss, then the solution (or a try that happens to hit)."""
     numbers, target = problem.metadata["numbers"], problem.metadata["target"]
@@ -186,5 +192,6 @@ TASK = Task(
     sampling={"max_new_tokens": 256},
     demonstrate=demonstrations,
     demonstration_options={**SHAPE, "tries": 4},
+    examples=examples,
     about="make a target from given numbers; difficulty = how many numbers",
 )

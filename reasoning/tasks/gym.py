@@ -14,8 +14,8 @@ from typing import Any
 from reasoning.errors import MissingExtra, UserError, unknown
 from reasoning.records import Problem
 from reasoning.spec import convert
-from reasoning.tasks.base import Task, split_of
-from reasoning.tasks.prompts import render
+from reasoning.tasks.base import Demonstration, Task, split_of
+from reasoning.tasks.prompts import render, worked
 from reasoning.tasks.rows import plain
 from verifiers.gym import UNSUPPORTED, entries, task_names
 
@@ -32,6 +32,7 @@ def task(name: str) -> Task:
         name=f"gym:{name}",
         verifier=f"gym:{name}",
         problems=partial(problems, name),
+        examples=partial(examples, name),
         options=OWN | {key: _text(value) for key, value in configuration.items()},
         sampling={"max_new_tokens": 1024},
         about=f"reasoning-gym's {name}, procedural",
@@ -70,6 +71,12 @@ def problems(
         f"gym:{name}: only {len(marks)} distinct problems of {split!r} were found where {n} were asked for. Ask for "
         "fewer, or allow harder ones."
     )
+
+
+def examples(name: str, n: int, seed: int, template: str, **configuration: Any) -> list[Demonstration]:
+    """Few-shot examples: problems of the training split with their answers alone, as the library has no work."""
+    found = problems(name, "train", n, seed, template, **configuration)
+    return [(problem, worked(template, "", problem.reference)) for problem in found]
 
 
 def problem_of(name: str, entry: dict[str, Any], template: str) -> Problem:

@@ -120,7 +120,7 @@ def demonstrations(
     split: str, n: int, seed: int, *, steps: str, work: float, work_per_step: float, slip: float
 ) -> list[Demonstration]:
     """``n`` demonstrations. The chance that one shows its work is ``work`` for one step and rises by
-    ``work_per_step`` with each further one, to 0.95 at most."""
+    ``work_per_step`` with each further one, to 0.95 (or ``work``) at most."""
     fewest, most = step_range(steps)
     rng = rng_of("word demonstrations", split, steps, seed)
     stories: dict[str, Story] = {}
@@ -134,9 +134,14 @@ def demonstrations(
     shown: list[Demonstration] = []
     for problem in distinct_in_split(split, n, make, rng, f"{n} word demonstrations"):
         story = stories[problem.id]
-        chance = min(0.95, work + work_per_step * (len(story.steps) - 1))
+        chance = min(max(0.95, work), work + work_per_step * (len(story.steps) - 1))
         shown.append((problem, completion(story, rng_of("word completion", problem.id, seed), chance, slip)))
     return shown
+
+
+def examples(n: int, seed: int, *, steps: str) -> list[Demonstration]:
+    """Few-shot examples: every step shown, none wrong."""
+    return demonstrations("train", n, seed, steps=steps, work=1.0, work_per_step=0.0, slip=0.0)
 
 
 def step_range(steps: str) -> tuple[int, int]:
@@ -155,5 +160,6 @@ TASK = Task(
     sampling={"max_new_tokens": 128},
     demonstrate=demonstrations,
     demonstration_options={"steps": "2-8", "work": 0.15, "work_per_step": 0.15, "slip": 0.1},
+    examples=examples,
     about="procedural word problems in plain English; difficulty = number of steps",
 )
