@@ -13,8 +13,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 from verifiers.expressions import canonical
-from verifiers.expressions.compare import STRICT
 from verifiers.expressions.nodes import Node
+from verifiers.expressions.scalars import STRICT
 from verifiers.extract import MAX_CHARACTERS, Statement, box_spans, final_part, final_statement, statement
 from verifiers.judging import shown
 from verifiers.matching import match

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from verifiers.expressions import canonical
-from verifiers.expressions.compare import STRICT
+from verifiers.expressions.scalars import STRICT
 from verifiers.matching import match
 from verifiers.reading import Reading, read
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from verifiers.expressions.compare import Tolerance, equal
+from verifiers.expressions.compare import equal
+from verifiers.expressions.scalars import Tolerance
 from verifiers.reading import Reading
 
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 from verifiers.answers import SHORT, Answer, answer_in
 from verifiers.base import Attempt, Verdict
 from verifiers.errors import VerifierError
-from verifiers.expressions.compare import Tolerance
-from verifiers.expressions.evaluate import NoValue, value
+from verifiers.expressions.evaluate import value
 from verifiers.expressions.nodes import Node
+from verifiers.expressions.scalars import Tolerance
+from verifiers.expressions.values import NoValue
 from verifiers.judging import BadReference, RuleVerifier, no_answer, shown
 from verifiers.matching import match
 from verifiers.reading import Reading, read

@@ -17,6 +17,7 @@ from verifiers.expressions.nodes import Node, num, number_of
 from verifiers.expressions.parser import parse
 from verifiers.expressions.units import is_unit
 from verifiers.normalise import plain_unicode, squeeze, unwrap
+from verifiers.number_words import SCALES, number_in_words
 
 MAX_ANSWER = 20_000
 MAX_REMEMBERED = 1_000
@@ -25,31 +26,6 @@ _PLAIN = re.compile(
     r"|\\[dt]?frac\{(\d{1,30})\}\{(\d{1,30})\}|(\d{1,30})/(\d{1,30}))\s*",
     re.ASCII,
 ).fullmatch
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_NUMBER_WORDS = {word: i for i, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
-_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _SCALED = re.compile(
     r"(\d{1,3}(?:,\d{3})+|\d{1,30}(?:\.\d{1,30})?) (hundred|thousand|million|billion|dozen)", re.ASCII
 )
@@ -173,7 +149,7 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
         return known, ""
     scaled = _SCALED.fullmatch(words)
     if scaled:
-        return num(Fraction(scaled[1].replace(",", "")) * (_SCALES | {"dozen": 12})[scaled[2]]), ""
+        return num(Fraction(scaled[1].replace(",", "")) * (SCALES | {"dozen": 12})[scaled[2]]), ""
     if words == "nan":
         return None, "not a number"
     why = ""
@@ -254,28 +230,6 @@ def plain_words(text: str) -> str:
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
         text = text[1:-1]
     return text.strip().casefold()
-
-
-def number_in_words(words: str) -> int | None:
-    """ "twenty-five" -> 25, "two hundred and six" -> 206."""
-    parts = words.replace("-", " ").split()
-    if not parts or len(parts) > 12:
-        return None
-    total = current = 0
-    seen = False
-    for part in parts:
-        if part in _NUMBER_WORDS:
-            current += _NUMBER_WORDS[part]
-            seen = True
-        elif part in _SCALES and seen:
-            if part == "hundred":
-                current *= 100
-            else:
-                total += current * _SCALES[part]
-                current = 0
-        elif part != "and" or not seen:
-            return None
-    return total + current if seen else None
 
 
 def read_prose(text: str) -> Reading | None:

@@ -2,8 +2,9 @@
 
 nodes     the tree
 lexer     text -> tokens: LaTeX, Unicode and plain notation
-vocabulary, literals, atoms, parser    tokens -> tree
-evaluate  tree -> number: exact rationals where it can be, else many digits
+vocabulary, literals, cursor, atoms, parser    tokens -> tree
+values, evaluate    tree -> number: exact rationals where it can be, else many digits
 sets      intervals, unions, inequalities as sets of reals
-compare   two trees -> the rule that makes them equal, or none
+scalars, statements, families, matrices, compare    two trees -> the rule that makes them equal, or none
+canonical tree -> the class it votes for
 """

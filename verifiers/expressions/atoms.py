@@ -1,4 +1,4 @@
-"""The parser's lower half: a cursor over tokens, and the atoms of an expression (numbers, brackets, functions).
+"""The parser's lower half: the atoms of an expression (numbers, brackets, functions).
 
 What stands inside brackets and arguments is read by the upper half (`verifiers.expressions.parser`).
 """
@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
+from verifiers.expressions.cursor import Cursor
 from verifiers.expressions.lexer import Unreadable
 from verifiers.expressions.literals import MAX_EXPONENT, decimal, fraction_of_period, repeating
 from verifiers.expressions.nodes import INFINITY, ZERO, Node, num
@@ -22,49 +23,12 @@ from verifiers.expressions.vocabulary import (
     INVERSE,
     PREFIXED,
     STOP,
-    prepare,
 )
 
 _CLOSERS = {"(": ")", "[": "]"}
 
 
-class Atoms(ABC):
-    def __init__(self, found: list[tuple[str, str]], depth: int):
-        self.t = prepare(found)
-        self.i = 0
-        self.depth = depth
-        self.bars = 0
-        self.builder = False
-
-    @property
-    def done(self) -> bool:
-        return self.i >= len(self.t)
-
-    @property
-    def kind(self) -> str:
-        return self.t[self.i][0] if self.i < len(self.t) else ""
-
-    @property
-    def text(self) -> str:
-        return self.t[self.i][1] if self.i < len(self.t) else "the end"
-
-    def peek(self, ahead: int = 1) -> tuple[str, str]:
-        at = self.i + ahead
-        return self.t[at] if at < len(self.t) else ("", "")
-
-    def take(self, kind: str, text: str = "") -> bool:
-        if self.kind == kind and (not text or self.t[self.i][1] == text):
-            self.i += 1
-            return True
-        return False
-
-    def need(self, kind: str) -> None:
-        if not self.take(kind):
-            raise Unreadable(f"{kind!r} is missing before {self.text!r}")
-
-    def is_cmd(self, *names: str) -> bool:
-        return self.kind == "cmd" and self.t[self.i][1] in names
-
+class Atoms(Cursor, ABC):
     @abstractmethod
     def answer(self, closing: str = "") -> Node:
         """Statements separated by commas and words, up to ``closing``."""

@@ -10,10 +10,11 @@ import hashlib
 from fractions import Fraction
 from typing import Any
 
-from verifiers.expressions.compare import settled
-from verifiers.expressions.evaluate import NoValue, as_real, point_for, value
+from verifiers.expressions.evaluate import point_for, value
 from verifiers.expressions.nodes import Node, number_of
 from verifiers.expressions.sets import NoSet, Piece, real_set
+from verifiers.expressions.statements import settled
+from verifiers.expressions.values import NoValue, as_real
 
 _DIGITS = 20
 

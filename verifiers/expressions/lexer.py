@@ -131,11 +131,6 @@ _CODES = {"USD": "$", "US$": "$", "EUR": "€", "GBP": "£"}
 _CURRENCY_CODE = re.compile(r"\b(USD|EUR|GBP|US\$)\s*(?=[\d$€£])")
 _TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
-_HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
-_ORDINAL = re.compile(
-    r"(?<=\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|rm)\s*\{)?(?:st|nd|rd|th)\b\}{0,2}"
-)
-_GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
 _GROUPED_IN_BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*,\S[^()\[\]{}]*[)\]}]")
 
 

@@ -11,8 +11,9 @@ from fractions import Fraction
 from functools import cmp_to_key
 from typing import Any
 
-from verifiers.expressions.evaluate import NoValue, as_real, point_for, real_value, value
+from verifiers.expressions.evaluate import point_for, real_value, value
 from verifiers.expressions.nodes import ZERO, Node
+from verifiers.expressions.values import NoValue, as_real
 
 Piece = tuple[Any, bool, Any, bool]
 EVERYTHING: list[Piece] = [(None, False, None, False)]

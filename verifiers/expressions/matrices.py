@@ -1,0 +1,48 @@
+"""Matrices out of nested brackets, and their sums, products and multiples worked out."""
+
+from __future__ import annotations
+
+from verifiers.expressions.nodes import Node
+
+
+def as_matrix(node: Node) -> Node:
+    """Nested brackets as a matrix; sums, products and multiples of matrices worked out."""
+    if (
+        node.kind == "tuple"
+        and node.args
+        and all(arg.kind == "tuple" for arg in node.args)
+        and node.value == "[]"
+    ):
+        widths = {len(arg.args) for arg in node.args}
+        if len(widths) == 1:
+            cells = tuple(cell for arg in node.args for cell in arg.args)
+            return Node("matrix", (len(node.args), widths.pop()), cells)
+    if node.kind in ("add", "mul", "neg", "div") and node.has("matrix"):
+        args = [as_matrix(arg) for arg in node.args]
+        if node.kind == "neg" and args[0].kind == "matrix":
+            return Node("matrix", args[0].value, tuple(Node("neg", None, (c,)) for c in args[0].args))
+        if node.kind == "add" and all(a.kind == "matrix" and a.value == args[0].value for a in args):
+            cells = tuple(Node("add", None, column) for column in zip(*(a.args for a in args), strict=True))
+            return Node("matrix", args[0].value, cells)
+        if node.kind == "mul" and args[0].kind == args[1].kind == "matrix":
+            return _product(*args)
+        if node.kind == "mul" and "matrix" in (args[0].kind, args[1].kind):
+            scalar, matrix = args if args[1].kind == "matrix" else reversed(args)
+            return Node("matrix", matrix.value, tuple(Node("mul", None, (scalar, c)) for c in matrix.args))
+        if node.kind == "div" and args[0].kind == "matrix" and args[1].kind != "matrix":
+            return Node("matrix", args[0].value, tuple(Node("div", None, (c, args[1])) for c in args[0].args))
+    return node
+
+
+def _product(left: Node, right: Node) -> Node:
+    (rows, inner), (height, columns) = left.value, right.value
+    if inner != height or rows * columns * inner > 200:
+        return Node("false")
+    cells = [
+        Node("add", None, tuple(
+            Node("mul", None, (left.args[r * inner + i], right.args[i * columns + c])) for i in range(inner)
+        ))
+        for r in range(rows)
+        for c in range(columns)
+    ]  # fmt: skip
+    return Node("matrix", (rows, columns), tuple(cells))
