@@ -38,26 +38,28 @@ def draw_keys(draw: Draw, model: str) -> list[str]:
 @dataclass(slots=True)
 class Outcome:
     """What became of the chains that were asked for. unaffordable: the purse was short; unavailable: the
-    engine had none (a recorded pool), or cancelled it; failed: each attempt at it did. cost: of everything
-    that was computed, for chains that came to nothing too."""
+    engine had none (a recorded pool), or cancelled it; failed: each attempt at it did; left: not drawn, because
+    the caller wanted the work back. cost: of everything that was computed, for chains that came to nothing too."""
 
     drawn: int = 0
     unaffordable: int = 0
     unavailable: int = 0
     failed: int = 0
+    left: int = 0
     cost: Cost = Cost()
 
 
 @dataclass(slots=True)
 class _Step:
     """What one call of the engine is asked for: key -> want. whole, failed: keys that arrived so; stopped:
-    the time was up before all had arrived."""
+    the time was up before all had arrived; yielded: the caller wanted the work back."""
 
     wants: dict[str, Want]
     draws: list[Draw]
     whole: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     stopped: bool = False
+    yielded: bool = False
 
 
 class Drawer:
@@ -66,7 +68,8 @@ class Drawer:
 
     scoring: for chains that are to be scored, about the most that scoring one chain of a draw costs; it is
     reserved with each chain, at the price of ``scorer``. stepped: called after each step, when its reservation
-    is settled, to set aside what scoring its chains really takes.
+    is settled, to set aside what scoring its chains really takes. yields: asked whenever chains were stored;
+    when it says so, the drawing ends early, with the rest counted as ``left``.
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class Drawer:
         scoring: Callable[[Draw], Cost] | None = None,
         stepped: Callable[[], None] | None = None,
         scorer: str = "",
+        yields: Callable[[], bool] | None = None,
     ):
         self.scoring = scoring
+        self.yields = yields
         self.scorer = scorer
         self.stepped = stepped
         self.engine = engine
@@ -121,6 +126,9 @@ class Drawer:
             if self.stepped is not None:
                 self.stepped()
             todo = self._again(step, attempts, outcome) + todo[count:]
+            if step.yielded:
+                outcome.left = len(todo)
+                break
         return outcome
 
     def _again(self, step: _Step, attempts: Counter[Want], outcome: Outcome) -> list[Want]:
@@ -232,7 +240,8 @@ class Drawer:
                 now = time.monotonic()
                 if len(arrived) >= self.batch_chains or now - since >= self.batch_seconds:
                     settle()
-                if now >= until:
+                    step.yielded = self.yields is not None and self.yields()
+                if now >= until or step.yielded:
                     step.stopped = True
                     break
         except PoolError:

@@ -7,7 +7,7 @@ nothing of how an engine samples or what a verifier looks for.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from reasoning.budget import Ledger
@@ -16,6 +16,7 @@ from reasoning.engines.base import Engine
 from reasoning.errors import BudgetError, EngineError, ReasoningError, UserError
 from reasoning.pool import Pool
 from reasoning.pool.admission import admit_verdict, short
+from reasoning.pool.claims import POLL_SECONDS
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_key
 from reasoning.tasks.conversation import start_of_answer
@@ -23,6 +24,8 @@ from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.errors import VerifierError
 
 _TRUNCATION_WARNING = 0.05
+_WORTH_SHARING = 128
+"""Chains that must be left for a process to stop and give half of them away."""
 
 
 @dataclass(slots=True)
@@ -106,9 +109,9 @@ def sample(
     ledger = ledger if ledger is not None else Ledger()
     progress = progress or Silent()
     pool.add_problems(problems)
-    draws = _missing(problems, engine.model, sampling, n, pool)
-    todo = sum(len(d.indices) for d in draws)
-    report = SampleReport(n * len(problems), n * len(problems) - todo, max_new_tokens=sampling.max_new_tokens)
+    keys = [chain_key(engine.model, sampling, p.id, p.prompt, i) for p in problems for i in range(n)]
+    todo = len(pool.missing(keys))
+    report = SampleReport(len(keys), len(keys) - todo, max_new_tokens=sampling.max_new_tokens)
 
     def show(chains: Sequence[Chain]) -> None:
         report.drawn += len(chains)
@@ -125,16 +128,16 @@ def sample(
     show([])
     untouched = ledger.spent.cost == Cost()
     try:
-        outcome = drawer.draw(draws)
+        _draw_missing(
+            drawer, pool, keys, lambda wanted: _draws(problems, keys, n, sampling, wanted), report, show
+        )
     except KeyboardInterrupt:
         have = report.present + report.drawn
         raise KeyboardInterrupt(
             f"{have} of {report.wanted} chains are kept in {pool.path}; the same command goes on from there."
         ) from None
-    report.unaffordable, report.unavailable = outcome.unaffordable, outcome.unavailable
-    report.failed = outcome.failed
-    if untouched and outcome.unaffordable == todo > 0:
-        worst = drawer.worst_of_one(draws[0])
+    if untouched and report.unaffordable == todo > 0:
+        worst = drawer.worst_of_one(_draws(problems, keys, n, sampling, set(pool.missing(keys)))[0])
         price = ledger.most(worst, engine.model)
         money = f", at a price of {price:.4g} {ledger.prices.currency}" if price and ledger.prices else ""
         raise BudgetError(
@@ -144,16 +147,51 @@ def sample(
     return report
 
 
-def _missing(problems: Sequence[Problem], model: str, sampling: Sampling, n: int, pool: Pool) -> list[Draw]:
-    """One draw per problem, of the chains that the pool does not have."""
-    keys = [chain_key(model, sampling, p.id, p.prompt, i) for p in problems for i in range(n)]
-    missing = set(pool.missing(keys))
+def _draws(
+    problems: Sequence[Problem], keys: Sequence[str], n: int, sampling: Sampling, wanted: Collection[str]
+) -> list[Draw]:
+    """One draw per problem, of its chains that are ``wanted``. keys: n of each problem."""
     draws = []
     for at, problem in enumerate(problems):
-        indices = tuple(i for i, key in enumerate(keys[at * n : (at + 1) * n]) if key in missing)
+        indices = tuple(i for i, key in enumerate(keys[at * n : (at + 1) * n]) if key in wanted)
         if indices:
             draws.append(Draw(problem, sampling, indices))
     return draws
+
+
+def _draw_missing(
+    drawer: Drawer,
+    pool: Pool,
+    keys: Sequence[str],
+    draws: Callable[[Collection[str]], list[Draw]],
+    report: SampleReport,
+    show: Callable[[Sequence[Chain]], None],
+) -> None:
+    """Draw what is missing of ``keys``, sharing it with other processes that fill the same pool: what they claim
+    is theirs, half of ours goes to one that waits for work, and theirs is ours when they die."""
+    in_vain: set[str] = set()
+    with pool.claims() as claims:
+        while rest := [k for k in pool.missing(keys) if k not in in_vain]:
+            mine = claims.take(rest)
+            if claims.company:
+                pool.refresh()  # after the claim: what others had stored before they let go of it is seen
+                mine.intersection_update(pool.missing(rest))
+                report.present = report.wanted - len(pool.missing(keys)) - report.drawn
+                show([])
+                if not mine:
+                    time.sleep(POLL_SECONDS)
+                    continue
+            before, many = report.drawn, len(mine)
+            drawer.yields = lambda b=before, m=many: (
+                m - (report.drawn - b) >= _WORTH_SHARING and claims.asked()
+            )
+            outcome = drawer.draw(draws(mine))
+            if not outcome.left:
+                in_vain.update(pool.missing(list(mine)))
+                report.unaffordable += outcome.unaffordable
+                report.unavailable += outcome.unavailable
+                report.failed += outcome.failed
+    report.present = report.wanted - report.drawn - report.unaffordable - report.unavailable - report.failed
 
 
 def budget_text(ledger: Ledger) -> str:

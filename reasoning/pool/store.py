@@ -16,6 +16,7 @@ from reasoning.durable import AppendFile
 from reasoning.errors import PoolError
 from reasoning.pool import columns, scan, shards, wal
 from reasoning.pool.admission import admit_verdict, check_text
+from reasoning.pool.claims import Claims
 from reasoning.pool.folder import Folder, Sealed, find_folder
 from reasoning.pool.keyindex import KeyIndex
 from reasoning.pool.rows import sampling_from_json, sampling_json
@@ -327,6 +328,10 @@ class Pool:
         if table != "chains":
             return scan.rows(segments, table, names)
         return scan.chain_rows(segments, names, scan.repeated(self._key_slices()))
+
+    def claims(self) -> Claims:
+        """To share the drawing with other processes; see `Claims`."""
+        return Claims(self.path / "claims")
 
     def summary(self) -> dict[str, Any]:
         """Counts for a person: chains, problems, models, samplings, verdicts by verifier, bytes on disk."""

@@ -1,0 +1,102 @@
+"""Processes that fill one pool together: nothing twice, nothing left, whoever comes late or dies."""
+
+import os
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from fake_engine import ScriptedEngine
+
+from reasoning.pool import Pool, claims
+from reasoning.records import Cost, Problem, Sampling, chain_key
+from reasoning.sampling import sample
+
+PROBLEMS = [Problem.make(f"{i} + {i}?", str(2 * i)) for i in range(40)]
+KEYS = [f"{i:032x}" for i in range(100)]
+
+
+@pytest.fixture
+def two(tmp_path):
+    with Pool.open(tmp_path) as pool, pool.claims() as a, pool.claims() as b:
+        yield a, b
+
+
+def test_what_one_claims_is_not_the_others(two):
+    a, b = two
+    assert a.take(KEYS[:60]) == set(KEYS[:60])
+    assert b.take(KEYS) == set(KEYS[60:])
+    assert not a.asked()
+    assert b.take(KEYS[:60]) == set()
+    assert a.asked()
+    assert len(a.take(KEYS[:60])) == 30, "half is for the one that waits"
+    assert not a.asked(), "it is given the time to come for it"
+    assert b.take(KEYS[:60]) == set(KEYS[30:60])
+
+
+def test_claims_of_the_dead_and_of_the_stopped_are_free(tmp_path, monkeypatch):
+    with Pool.open(tmp_path) as pool, pool.claims() as a:
+        dead, stopped = pool.claims(), pool.claims()
+        dead.__enter__(), stopped.__enter__()
+        dead.take(KEYS[:10])
+        stopped.take(KEYS[10:20])
+        assert a.take(KEYS[:20]) == set()
+        path = dead._path
+        dead._stop.set()
+        os.close(dead._fd)  # what a kill leaves: the file without its lock
+        assert a.take(KEYS[:20]) == set(KEYS[:10])
+        assert not path.exists()
+        stopped._stop.set()  # a process that hangs holds its lock and moves no more
+        os.utime(stopped._fd, (time.time() - 60,) * 2)
+        assert a.take(KEYS[:20]) == set(KEYS[:20])
+        os.truncate(stopped._fd, 7)
+        os.utime(stopped._fd)
+        assert a.take(KEYS[:20]) == set(KEYS[:20]), "a torn claim claims nothing"
+        stopped.__exit__()
+    assert [p.name for p in (tmp_path / "pool" / "claims").iterdir()] == [".lock"]
+
+
+def test_samplers_share_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.3)
+    engines = [ScriptedEngine(seconds_per_chain=0.001) for _ in range(3)]
+    reports = [None] * 3
+
+    def work(at: int) -> None:
+        time.sleep(0.15 * at)  # the others come when the first has claimed everything
+        with Pool.open(tmp_path) as pool:
+            reports[at] = sample(PROBLEMS, engines[at], pool, n=25, sampling=Sampling(), batch_chains=20)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(r.complete for r in reports)
+    drawn = [r.drawn for r in reports]
+    assert sum(drawn) == 1000, "nothing is drawn twice"
+    assert min(drawn) > 100, drawn
+    with Pool.open(tmp_path, read_only=True) as pool, Pool.open(tmp_path / "alone") as alone:
+        sample(PROBLEMS, ScriptedEngine(), alone, n=25, sampling=Sampling())
+        # which sibling pays for the prompt depends on the company it was drawn in; the chain does not
+        assert [replace(c, cost=Cost()) for c in pool.chains()] == [
+            replace(c, cost=Cost()) for c in alone.chains()
+        ]
+    assert sum(e.drawn for e in engines) < 1010, "what was in flight when work was given away"
+
+
+def test_a_sampler_takes_over_from_one_that_died(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        dead = pool.claims()
+        dead.__enter__()
+        pool.add_problems(PROBLEMS)
+        engine = ScriptedEngine()
+        half = sample(PROBLEMS[:20], engine, pool, n=2, sampling=Sampling())
+        assert half.drawn == 40
+        dead.take(
+            [chain_key(engine.model, Sampling(), p.id, p.prompt, i) for p in PROBLEMS for i in range(2)]
+        )
+        threading.Timer(0.5, lambda: (dead._stop.set(), os.close(dead._fd))).start()
+        start = time.monotonic()
+        report = sample(PROBLEMS, engine, pool, n=2, sampling=Sampling())
+        assert report.drawn == report.present == 40
+        assert time.monotonic() - start > 0.4
