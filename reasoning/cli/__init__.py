@@ -40,6 +40,10 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "demo": Verb("demo", "DemoOptions", "the whole idea in minutes: train, sample, verify, search, plot"),
+    "tasks": Verb("tasks", "TasksOptions", "which problems there are, and all about one task", ("task",)),
+    "prompt": Verb(
+        "prompt", "PromptOptions", "a prompt as the model is shown it, and what is wrong", ("task",)
+    ),
     "sample": Verb("sample", "SampleOptions", "draw many chains per problem into a run's pool"),
     "verify": Verb(
         "verify", "VerifyOptions", "judge a run's chains, or the rows of a JSONL file", ("target",)

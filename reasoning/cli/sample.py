@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning.budget import Ledger
+from reasoning.cli.asking import Asking, problems_of, warnings
 from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
 from reasoning.cli.show import note, say
 from reasoning.engines import open_engine
@@ -24,16 +25,15 @@ from reasoning.records import Sampling
 from reasoning.runfile import write_run
 from reasoning.sampling import sample
 from reasoning.spec import parse_spec
-from reasoning.tasks import load_problems, parse_task, verifier_of
+from reasoning.tasks import parse_task, verifier_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SampleOptions(Asking):
     run: str = option(..., "folder of the run", metavar="RUN")
     task: str = option(..., "problems, task:split[:key=value,...]")
     engine: str = option(..., "engine:model, such as transformers:FOLDER or vllm:HUB_ID")
     n: int = option(16, "chains per problem", low=1)
-    limit: int = option(0, "at most so many problems; 0 is all", low=0)
     temperature: float = option(1.0, "0 is greedy", low=0, high=100)
     top_p: float = option(1.0, "nucleus sampling")
     top_k: int = option(0, "0 is off", low=0, high=2**31)
@@ -45,11 +45,13 @@ class SampleOptions:
 
 
 def run(options: SampleOptions) -> int:
-    problems = load_problems(options.task, limit=options.limit or None)
+    problems = problems_of(options)
     sampling = sampling_from(options)
     folder = Path(options.run)
     budget, prices = terms(folder, options.budget, options.prices)
     engine = open_engine(options.engine)
+    for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
+        note(text)
     line = Line(f"sample {engine.model.partition('@')[0]}")
     with Pool.open(folder) as pool, open_ledger(folder, budget, prices) as ledger:
         write_run(folder, "sample", asdict(options))

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from reasoning.cli.asking import Asking, problems_of, warnings
 from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
 from reasoning.cli.sample import refuse_spent, register_model, sampling_from
 from reasoning.cli.show import note, say
@@ -34,19 +35,18 @@ from reasoning.sampling import attempt
 from reasoning.search import list_searches, open_search
 from reasoning.solve import Solution, solve
 from reasoning.statistics import wilson
-from reasoning.tasks import load_problems, verifier_of
+from reasoning.tasks import verifier_of
 from verifiers import Attempt, Verifier, open_verifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
+class SearchOptions(Asking):
     run: str = option("", "folder of the run", metavar="RUN")
     task: str = option("", "problems, task:split[:key=value,...]")
     engine: str = option("", "engine:model")
     strategy: str = option("majority:n=16", "strategy:key=value,... (--list names them)")
     scorer: str = option("", "verifier that scores chains, for strategies that need one")
     verifier: str = option("", "verifier that says what is right, to measure (default: the task's own)")
-    limit: int = option(0, "at most so many problems; 0 is all", low=0)
     temperature: float = option(1.0, "0 is greedy", low=0, high=100)
     top_p: float = option(1.0, "nucleus sampling")
     top_k: int = option(0, "0 is off", low=0, high=2**31)
@@ -69,12 +69,14 @@ def run(options: SearchOptions) -> int:
     search = open_search(options.strategy)
     scorer = open_verifier(options.scorer) if options.scorer else None
     judge = open_verifier(options.verifier or verifier_of(options.task))
-    problems = load_problems(options.task, limit=options.limit or None)
+    problems = problems_of(options)
     sampling = sampling_from(options)
     folder = Path(options.run)
     budget, prices = terms(folder, options.budget, options.prices)
     stored(folder / "solutions.jsonl")  # a damaged one is said before anything is spent
     engine = open_engine(options.engine)
+    for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
+        note(text)
     line = Line(f"search {search.name}")
     with Pool.open(folder) as pool, open_ledger(folder, budget, prices) as ledger:
         register_model(pool, engine, options.engine)

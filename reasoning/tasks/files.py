@@ -147,26 +147,32 @@ _COMMON: dict[str, Any] = {
     "sampling": {"max_new_tokens": 1024},
     "columns": True,
 }
-_SAY = "[:prompt=COLUMN,reference=COLUMN,verifier=,template=,difficulty=,COLUMN=VALUE]"
+_DETAILS = {
+    "columns": "prompt=COLUMN, reference=COLUMN, difficulty=COLUMN; a.b.0 reaches into objects and lists",
+    "judging": "verifier=NAME says how answers are judged, template=NAME or a text with {question} how they are asked",
+}
 
 FILE = Task(
     name="file",
     problems=file_problems,
     options=MAPPING,
-    about=f"rows of a local {', '.join(ENDINGS)} file: file:PATH{_SAY}",
+    about=f"rows of a local file ({' '.join(ENDINGS)}): file:PATH:prompt=COLUMN,reference=COLUMN",
+    details=_DETAILS,
     **_COMMON,
 )
 TASK = Task(
     name="jsonl",
     problems=jsonl_problems,
     options=MAPPING,
-    about="the same of JSON Lines, whatever the file's ending: jsonl:PATH:question=COLUMN,answer=COLUMN",
+    about="the same of JSON Lines whatever the file's ending: jsonl:PATH:question=COLUMN,answer=COLUMN",
+    details=_DETAILS,
     **_COMMON,
 )
 HUB = Task(
     name="hub",
     problems=hub_problems,
     options={**MAPPING, "config": "", "split": "train", "revision": "", "streaming": False, "shuffle": ""},
-    about=f"any data set of the hub, or a folder in its layout: hub:OWNER/NAME{_SAY[:-1]},config=,split=]",
+    about="any data set of the hub: hub:OWNER/NAME:split=train,prompt=COLUMN,reference=COLUMN",
+    details=_DETAILS,
     **_COMMON,
 )

@@ -1,0 +1,62 @@
+"""How problems are asked: options that commands which draw chains share, and the look at the prompt before they do.
+
+A system prompt, few-shot examples, a prefill and chat options are part of a problem's id, so chains drawn with others
+never share a key.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from reasoning.engines.preflight import Finding, look, open_tokens
+from reasoning.errors import UserError
+from reasoning.options import option
+from reasoning.records import Problem, Sampling
+from reasoning.tasks import load_problems
+
+CHAT_OPTION = "variable for the chat template, such as enable_thinking=false (repeat the flag)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    limit: int = option(0, "at most so many problems; 0 is all", low=0)
+    system: str = option("", "system prompt, or @FILE")
+    few_shot: int = option(0, "worked examples before each problem", low=0, high=1000)
+    prefill: str = option("", "first words of the answer, which the model goes on from")
+    chat_option: list[str] = option([], CHAT_OPTION)
+
+
+def problems_of(options: Any) -> list[Problem]:
+    """The problems of ``options.task``, asked as the fields of `Asking` say."""
+    parts = {key: getattr(options, key) for key in ("system", "few_shot", "prefill")}
+    given = {key: value for key, value in parts.items() if value}
+    return load_problems(
+        options.task, limit=options.limit or None, chat_options=chat_options(options.chat_option), **given
+    )
+
+
+def chat_options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE texts as variables; a value that is JSON (true, 3, "text") is read as such."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--chat-option {pair!r}: write KEY=VALUE, such as enable_thinking=false.")
+        try:
+            out[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            out[key] = value
+    return out
+
+
+def warnings(engine: str, tokenizer: Any, problems: list[Problem], sampling: Sampling) -> list[str]:
+    """Lines to print before ``problems`` are drawn with ``engine``: what its prompts suffer from. Notes are left to
+    ``reasoning prompt``."""
+    tokens = open_tokens(engine, tokenizer)
+    if tokens is None:
+        return []
+    found: list[Finding] = [f for f in look(tokens, problems, sampling) if f.level != "note"]
+    lines = [f"Prompt: {f.text}" for f in found]
+    return [*lines, f"See it:  reasoning prompt --task TASK --engine {engine}"] if lines else []

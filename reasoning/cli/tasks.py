@@ -1,0 +1,63 @@
+"""List the tasks, or show one: its splits, options, data set on the hub, columns, template and verifier.
+
+reasoning tasks
+reasoning tasks math500
+reasoning tasks gym              (reasoning-gym's, where it is installed)
+reasoning tasks gym:chain_sum
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reasoning.cli.show import note, say
+from reasoning.options import option
+from reasoning.tasks import COMMON, SPLITS, open_task, task_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksOptions:
+    task: str = option("", "the task to show", metavar="TASK")
+
+
+def run(options: TasksOptions) -> int:
+    if not options.task:
+        rows = [open_task(name) for name in task_names()]
+        for task in rows:
+            say(f"{task.name:<15}{'/'.join(task.splits):<28}{task.verifier:<10}{task.about}")
+        say(
+            f"{'gym:NAME':<15}{'train/dev/test':<28}{'gym:NAME':<10}reasoning-gym's procedural tasks (extra gym)"
+        )
+        say(f"{'FILE.py:NAME':<15}{'':<28}{'math':<10}your own: a Task, or a function (split) -> problems")
+        note("Next:  reasoning tasks NAME   one of them    reasoning prompt NAME   its first problem")
+        return 0
+    if options.task == "gym":
+        from reasoning.tasks.gym import names
+
+        say("\n".join(f"gym:{name}" for name in names()))
+        return 0
+    task = open_task(options.task)
+    say(f"{task.name}: {task.about}")
+    rows = [
+        ("splits", ", ".join(task.splits) or "none: a path or name stands there"),
+        ("verifier", task.verifier),
+        *task.details.items(),
+        ("options", ", ".join(f"{k}={_shown(v)}" for k, v in task.options.items())),
+        ("of every task", ", ".join(f"{k}={_shown(v)}" for k, v in COMMON.items())),
+        ("sampling", ", ".join(f"{k}={v}" for k, v in task.sampling.items())),
+    ]
+    if task.columns:
+        rows.append(("filters", "COLUMN=VALUE keeps the rows that have it; 3-5 is a range, a|b either"))
+    for name, value in rows:
+        say(f"  {name:<16}{value}")
+    note(f"Next:  reasoning prompt {options.task}{':' + task.splits[0] if task.splits else ''}")
+    return 0
+
+
+def _line(name: str, splits: Sequence[str], verifier: str, about: str) -> str:
+    return f"{name:<16}{'/'.join(splits) or 'PATH or NAME':<30}{verifier:<11}{about}"
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
