@@ -3,8 +3,8 @@ turn in one process.
 
     python -m evals.bench_training [--regimes A,B,C,D,E,F] [--steps 5] [--threads 2]
 
-Before anything is timed, both compute the gradient of one batch that TRL drew, and must agree to 1e-5. A whole step is
-drawing, judging, learning. Ratios are firm, single times are not. Needs TRL (extra: bench).
+Before anything is timed, both compute the gradient of one batch that TRL drew, and must agree to 1e-5. A whole step
+is drawing, judging, learning. Ratios are firm, single times are not. Needs TRL (extra: bench).
 
 A  fixed lengths: 16 groups of 8, 64 tokens each        D  as A, half of the groups without a reward to learn from
 B  ragged lengths, up to 256 tokens                     E  a vocabulary of 32,768
@@ -25,7 +25,6 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 warnings.filterwarnings("ignore")
@@ -236,9 +235,7 @@ class Ours:
             max_new_tokens=regime.completion,
         )
         self.engine = TransformersEngine(model, tokenizer, name="bench", version="0", chat="no")
-        self.learner = Learner(
-            model, self.goal, lr=LR, max_new_tokens=regime.completion, micro_tokens=regime_tokens(regime)
-        )
+        self.learner = Learner(model, self.goal, lr=LR, max_new_tokens=regime.completion)
         self.pool, self.ledger = Pool.open(folder), Ledger(path=folder)
         problems = [Problem.make(p, None, "bench") for p in prompts_of(regime, steps + 1)]
         self.source = ModelSource(options, self.goal, problems, self.engine, Reward(), self.pool, self.ledger)
@@ -259,10 +256,6 @@ class Ours:
     def close(self) -> None:
         self.pool.close()
         self.ledger.close()
-
-
-def regime_tokens(regime: Regime) -> int:
-    return max(16384, 4 * (regime.prompt + regime.completion))
 
 
 def rows_of(batch: Any) -> list[Any]:
@@ -330,9 +323,9 @@ def run_regime(name: str, steps: int) -> None:
     theirs, mine = (statistics.median(t) for t in zip(*times, strict=True))
     ratios = sorted(a / b for a, b in times)
     print(
-        f"{name}  {regime.title:32s} TRL {theirs:7.3f} s   ours {mine:7.3f} s   ratio {statistics.median(ratios):5.2f} "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f})   asked {WANTED[name]}   {statistics.mean(lengths):.0f} tokens a chain   "
-        f"gradients agree to {agreement:.0e}",
+        f"{name}  {regime.title:32s} TRL {theirs:7.3f} s   ours {mine:7.3f} s   "
+        f"ratio {statistics.median(ratios):5.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})   asked {WANTED[name]}   "
+        f"{statistics.mean(lengths):.0f} tokens a chain   gradients agree to {agreement:.0e}",
         flush=True,
     )
     gc.collect()

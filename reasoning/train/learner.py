@@ -24,6 +24,10 @@ from reasoning.train.optimizers import make_optimizers
 from reasoning.train.rows import Row, forwards
 
 
+MICRO_TOKENS = {True: 16384, False: 2048}
+"""Padded tokens per forward on a GPU, and on a CPU, where what fits its caches is fastest."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """Figures of one optimizer step, by their metric names; ``lengths`` are the rows' token counts that went
@@ -37,7 +41,7 @@ class Learner:
     """A model, its optimizers and an objective. The model is kept in evaluation mode: dropout would make the
     trained distribution another than the one that was sampled from, and a step depend on a random state.
 
-    micro_tokens: padded tokens per forward. share_prompts: the prompt of a group is computed once where the model
+    micro_tokens: padded tokens per forward; 0 is what suits the device. share_prompts: the prompt of a group is computed once where the model
         allows it and it pays. reference: the frozen starting model, where the objective has a KL term.
     value_head: hidden state -> value, where the objective has a critic; trained beside the model.
     max_mismatch: largest mean |trainer - sampler| log-probability that is believed, per token; training on
@@ -55,7 +59,7 @@ class Learner:
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         max_new_tokens: int = 256,
-        micro_tokens: int = 8192,
+        micro_tokens: int = 0,
         max_mismatch: float = 0.1,
         share_prompts: bool = True,
         reference: Any | None = None,
@@ -71,7 +75,7 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
-        self.micro_tokens = micro_tokens
+        self.micro_tokens = micro_tokens or MICRO_TOKENS[next(model.parameters()).is_cuda]
         self.max_mismatch = max_mismatch
         self.share = share_prompts and can_share(model)
         self.reference = reference

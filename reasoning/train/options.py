@@ -104,4 +104,6 @@ class TrainOptions(AxisOptions):
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option("float32", "of weights and optimizer state", choices=("float32", "bfloat16"))
     max_rows: int = option(512, "chains sampled side by side", low=1)
-    micro_tokens: int = option(16384, "padded tokens per training forward", low=1)
+    micro_tokens: int = option(
+        0, "padded tokens per training forward; 0 is 2048 on a CPU, 16384 on a GPU", low=0
+    )
