@@ -2,6 +2,7 @@
 
 transformers:PATH_OR_HUB_ID   embedded default; the bare path of an existing folder means the same
 vllm:PATH_OR_HUB_ID           vLLM in this process (extra "vllm")
+openai:MODEL:base_url=URL     any OpenAI-compatible server (extra "openai")
 replay:PATH                   recorded chains
 path/to/file.py:name          your own: an engine, or a function (**options) that returns one
 """
@@ -9,6 +10,7 @@ path/to/file.py:name          your own: an engine, or a function (**options) tha
 from __future__ import annotations
 
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from reasoning.spec import Spec, is_user_code, load_user_code, parse_spec
 
 # Each module is imported when its engine is opened, so that naming an engine costs nothing.
 ENGINES = {
+    "openai": ("reasoning.engines.openai", "OpenAIEngine"),
     "replay": ("reasoning.engines.replay", "ReplayEngine"),
     "transformers": ("reasoning.engines.transformers", "TransformersEngine"),
     "vllm": ("reasoning.engines.vllm", "VLLMEngine"),
 }
+
+_SECRET = re.compile(r"(?i)(api_?)?(key|token|secret|password)$")
 
 __all__ = ["ENGINES", "Engine", "open_engine"]
 
@@ -36,6 +41,11 @@ def open_engine(spec: str, **options: Any) -> Engine:
     if is_user_code(spec):
         return _from_user_code(spec, options)
     parsed = Spec(spec, "transformers", spec) if Path(spec).is_dir() else parse_spec(spec)
+    if any(_SECRET.match(key) for key in parsed.options):  # before anything repeats the spec
+        raise UserError(
+            "A spec is stored with the run, so it holds no key: put it into an environment variable and give the "
+            "variable's name, key_env=NAME."
+        )
     if parsed.name not in ENGINES:
         raise unknown("engine", parsed.name, ENGINES)
     if not parsed.argument:

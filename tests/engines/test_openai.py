@@ -1,0 +1,899 @@
+"""The engine 'openai' against a server on loopback that does what servers do, and what they should not."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openai_fake import Asked, FakeServer, completion
+
+from reasoning.budget import Budget, Ledger
+from reasoning.engines import Engine, open_engine
+from reasoning.engines.openai_server import seconds_until
+from reasoning.engines.openai_wire import most_tokens
+from reasoning.errors import EngineError, MissingExtra, ReasoningError, UserError
+from reasoning.pool import Pool
+from reasoning.records import Cost, Draw, Problem, Sampling, chain_key
+from reasoning.sampling import sample
+from reasoning.tasks.conversation import converse
+
+PLAIN = Sampling(max_new_tokens=8)
+PROBLEMS = [Problem.make(f"what is {i} and {i}?", str(2 * i)) for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fake():
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def opened():
+    engines = []
+
+    def connect(fake, options="", name="m"):
+        quick = "backoff=0.02,timeout=5"
+        engine = open_engine(f"openai:{name}:base_url={fake.url},{quick}" + f",{options}" * bool(options))
+        engines.append(engine)
+        return engine
+
+    yield connect
+    for engine in engines:
+        engine.close()
+        engine.close()  # safe twice
+
+
+def draws(count=4, chains=3, sampling=PLAIN):
+    return [Draw(problem, sampling, tuple(range(chains))) for problem in PROBLEMS[:count]]
+
+
+def total(chains):
+    return sum((c.cost for c in chains), Cost())
+
+
+def once(fault):
+    """Answers well, but for the first try of each chain."""
+    seen = set()
+
+    def answer(asked: Asked):
+        key = (asked.text, asked.body["seed"])
+        if key not in seen:
+            seen.add(key)
+            return fault(asked)
+        return completion(asked)
+
+    return answer
+
+
+# --- what is asked for comes back -------------------------------------------------------------------------
+
+
+def test_every_index_comes_back_once_with_what_it_cost(fake, opened):
+    engine = opened(fake)
+    assert isinstance(engine, Engine)
+    assert engine.model == f"m@{fake.url[7:-3]}"
+    asked = draws()
+    chains = list(engine.generate(asked))
+    assert sorted((c.problem_id, c.index) for c in chains) == sorted(
+        (d.problem.id, i) for d in asked for i in d.indices
+    )
+    for chain in chains:
+        problem = next(p for p in PROBLEMS if p.id == chain.problem_id)
+        assert chain.key == chain_key(engine.model, PLAIN, problem.id, problem.prompt, chain.index)
+        assert (chain.finish_reason, chain.sampling, chain.model) == ("stop", PLAIN, engine.model)
+        assert chain.cost == Cost(prompt_tokens=len(problem.prompt.split()) + 4, output_tokens=4)
+        assert len(chain.text.split()) == 4
+    assert list(engine.generate([])) == []
+    assert engine.unfinished() == []
+    seeds = {a.body["seed"] for a in fake.asked}
+    assert len(seeds) == len(fake.asked) == 12
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_same_chain_same_seed_whatever_it_is_drawn_with(fake, opened):
+    engine = opened(fake)
+    together = {c.key: c.text for c in engine.generate(draws())}
+    (alone,) = engine.generate([replace(draws()[2], indices=(1,))])
+    assert alone.text == together[alone.key]
+
+
+def test_chains_arrive_as_they_finish(fake, opened):
+    def slow_first(asked):
+        if asked.text == PROBLEMS[0].prompt:
+            time.sleep(0.6)
+        return completion(asked)
+
+    fake.answer = slow_first
+    arrived = [c.problem_id for c in opened(fake).generate(draws(4, 1))]
+    assert arrived[-1] == PROBLEMS[0].id
+
+
+def test_no_more_requests_than_allowed_are_in_flight(fake, opened):
+    def slow(asked):
+        time.sleep(0.05)
+        return completion(asked)
+
+    fake.answer = slow
+    assert len(list(opened(fake, "parallel=3").generate(draws()))) == 12
+    assert fake.most_in_flight == 3
+
+
+def test_completion_form_shows_the_prompt_as_text(fake, opened):
+    engine = opened(fake, "form=completion")
+    (chain,) = engine.generate(draws(1, 1))
+    assert fake.asked[0].path == "/v1/completions"
+    assert fake.asked[0].body["prompt"] == PROBLEMS[0].prompt
+    assert len(chain.text.split()) == 4
+    assert engine.model.endswith(
+        "/completion"
+    )  # other prompts, other chains: never in one pool under one name
+
+
+def test_a_conversation_is_shown_as_such(fake, opened):
+    problem = converse(PROBLEMS[0], system="Be brief.", shots=[("1+1?", "2")])
+    list(opened(fake).generate([Draw(problem, PLAIN)]))
+    assert [m["role"] for m in fake.asked[0].body["messages"]] == ["system", "user", "assistant", "user"]
+    begun = converse(PROBLEMS[0], prefill="It is")
+    with pytest.raises(UserError, match="does not continue an answer"):
+        list(opened(fake).generate([Draw(begun, PLAIN)]))
+    fake.owner = "vllm"
+    list(opened(fake).generate([Draw(begun, PLAIN)]))
+    assert fake.asked[-1].body["continue_final_message"] is True
+    assert fake.asked[-1].body["add_generation_prompt"] is False
+
+
+@pytest.mark.parametrize("owner", ["someone", "vllm", "sglang", "llamacpp"])
+def test_the_sampling_is_what_was_asked_for_whatever_the_server_prefers(fake, opened, owner):
+    fake.owner = owner
+    engine = opened(fake)
+    list(engine.generate([Draw(PROBLEMS[0], PLAIN)]))
+    body = fake.asked[0].body
+    assert (body["temperature"], body["top_p"], body["max_tokens"], body["model"]) == (1.0, 1.0, 8, "m")
+    off = {"someone": None, "vllm": -1, "sglang": -1, "llamacpp": 0}[owner]
+    assert body.get("top_k") == off
+    assert body.get("min_p") == (None if owner == "someone" else 0)
+    assert body.get("repeat_penalty" if owner == "llamacpp" else "repetition_penalty") == (
+        None if owner == "someone" else 1
+    )
+    list(engine.generate([Draw(PROBLEMS[0], Sampling(0.5, 0.9, 7, 8, ("END",)))]))
+    body = fake.asked[1].body
+    assert (body["temperature"], body["top_p"], body["top_k"], body["stop"]) == (0.5, 0.9, 7, ["END"])
+    list(engine.generate([Draw(PROBLEMS[0], Sampling(0, 0.9, 7, 8))]))
+    body = fake.asked[2].body
+    assert (body["temperature"], body["top_p"], body.get("top_k")) == (0, 1.0, off)
+
+
+def test_openai_gets_its_own_fields_only(fake, opened):
+    engine = opened(fake, "server=openai")
+    list(engine.generate([Draw(PROBLEMS[0], PLAIN)]))
+    assert set(fake.asked[0].body) == {"model", "messages", "max_completion_tokens", "seed"}
+    with pytest.raises(UserError, match="no top-k"):
+        list(engine.generate([Draw(PROBLEMS[0], replace(PLAIN, top_k=5))]))
+    with pytest.raises(UserError, match="no top-k"):
+        engine.worst_case(Draw(PROBLEMS[0], replace(PLAIN, top_k=5)))
+
+
+def test_further_fields_come_from_a_file_and_name_the_model(fake, opened, tmp_path):
+    file = tmp_path / "extra.json"
+    file.write_text('{"reasoning_effort": "low"}')
+    engine = opened(fake, f"extra={file}")
+    list(engine.generate([Draw(PROBLEMS[0], PLAIN)]))
+    assert fake.asked[0].body["reasoning_effort"] == "low"
+    assert engine.model.startswith(opened(fake).model + "/")
+    for text, said in (
+        ('{"seed": 1}', "set by the engine"),
+        ('{"api_key": "sk-1"}', "key_env"),
+        ("[1]", "JSON object"),
+        ("{", "JSON object"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=said):
+            opened(fake, f"extra={file}")
+
+
+# --- several chains a request -----------------------------------------------------------------------------
+
+
+def test_several_chains_a_request_share_the_prompt(fake, opened):
+    engine = opened(fake, "chains_per_request=4")
+    chains = list(engine.generate(draws(1, 6)))
+    assert sorted(c.index for c in chains) == list(range(6))
+    assert [a.body.get("n") for a in fake.asked] == [4, 2]
+    prompt = len(PROBLEMS[0].prompt.split()) + 4
+    assert total(chains) == Cost(prompt_tokens=2 * prompt, cached_tokens=4 * prompt, output_tokens=24)
+    list(engine.generate(draws(1, 2, Sampling(0, max_new_tokens=8))))
+    assert all("n" not in a.body for a in fake.asked[2:])  # servers refuse several greedy chains
+
+
+def test_a_server_that_knows_no_n_is_asked_again(fake, opened):
+    def answer(asked):
+        seen, asked.body = asked.body, {k: v for k, v in asked.body.items() if k != "n"}
+        data, asked.body = completion(asked), seen
+        return data
+
+    fake.answer = answer
+    chains = list(opened(fake, "chains_per_request=4").generate(draws(1, 4)))
+    assert sorted(c.index for c in chains) == [0, 1, 2, 3]
+    assert [a.body.get("n") for a in fake.asked] == [4, None, None, None]
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def answered(fake, opened, choice=None, options="", sampling=PLAIN, **changes):
+    """The chain of an answer whose only choice has the given parts."""
+
+    def answer(asked):
+        data = completion(asked, **changes)
+        data["choices"][0] |= choice or {}
+        return data
+
+    fake.answer = answer
+    (chain,) = opened(fake, options).generate([Draw(PROBLEMS[0], sampling)])
+    return chain
+
+
+def test_reasoning_is_kept_with_the_text(fake, opened):
+    for name in ("reasoning_content", "reasoning"):
+        message = {"content": "It is 4.", name: "2 and 2"}
+        assert answered(fake, opened, {"message": message}).text == "<think>2 and 2</think>It is 4."
+    cut = {"message": {"content": None, "reasoning": "2 and"}, "finish_reason": "length"}
+    chain = answered(fake, opened, cut)
+    assert (chain.text, chain.finish_reason, chain.truncated) == ("<think>2 and", "length", True)
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "4"},
+    ]
+    assert answered(fake, opened, {"message": {"content": parts}}).text == "<think>hm</think>4"
+    assert (
+        answered(fake, opened, {"message": {"content": None, "refusal": "I will not."}}).text == "I will not."
+    )
+    assert answered(fake, opened, {"message": {"content": "a\ud800b"}}).text == "a?b"
+
+
+def test_usage_is_the_servers(fake, opened):
+    usage = {
+        "prompt_tokens": 20,
+        "completion_tokens": 5,
+        "total_tokens": 25,
+        "prompt_tokens_details": {"cached_tokens": 16},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    assert answered(fake, opened, usage=usage).cost == Cost(4, 16, 5)
+    apart = {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 25}  # reasoning only in the total
+    assert answered(fake, opened, usage=apart).cost == Cost(20, 0, 5)
+    hits = {"prompt_tokens": 20, "completion_tokens": 2, "prompt_cache_hit_tokens": 7}
+    assert answered(fake, opened, usage=hits).cost == Cost(13, 7, 2)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}])
+def test_without_usage_the_count_is_never_too_low(fake, opened, usage):
+    cost = answered(fake, opened, {"message": {"content": "né"}}, usage=usage).cost
+    bound = len(PROBLEMS[0].prompt) + 16 + 1024
+    assert cost == Cost(prompt_tokens=bound, output_tokens=5)  # 4 bytes at most, and the end
+    assert answered(fake, opened, {"message": {"content": "x" * 99}}, usage=usage).cost.output_tokens == 8
+    assert answered(fake, opened, {"finish_reason": "length"}, usage=usage).cost.output_tokens == 8
+    told = {"logprobs": {"content": [{"token": "n", "logprob": -0.5}, {"token": "é", "logprob": -0.25}]}}
+    assert answered(fake, opened, told, "logprobs=keep", usage=usage).cost.output_tokens == 2
+
+
+def test_logprobs_and_ids_in_the_forms_of_many_servers(fake, opened):
+    content = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -0.25}]
+    forms = [
+        ({"logprobs": {"content": content}}, (), (-0.5, -0.25)),
+        ({"logprobs": {"content": content}, "token_ids": [7, 8]}, (7, 8), (-0.5, -0.25)),
+        ({"logprobs": {"content": content}, "token_ids": [7, 8, 9]}, (7, 8, 9), ()),
+        ({"token_ids": [7, 8]}, (7, 8), ()),
+        ({"logprobs": {"content": [c | {"id": i} for i, c in enumerate(content)]}}, (0, 1), (-0.5, -0.25)),
+        (
+            {"logprobs": {"tokens": ["token_id:5", "token_id:6"], "token_logprobs": [-1, 0]}},
+            (5, 6),
+            (-1.0, 0.0),
+        ),
+        ({"logprobs": {"tokens": ["x", "y"], "token_logprobs": [-1, -2]}}, (), (-1.0, -2.0)),
+        ({"logprobs": {"content": [{"token": "a", "logprob": None}]}}, (), ()),
+        ({"logprobs": {"content": [{"token": "a", "logprob": float("nan")}]}}, (), ()),
+        ({"logprobs": {"content": [None]}}, (), ()),
+        ({"logprobs": [1], "token_ids": ["x"]}, (), ()),
+    ]
+    for choice, ids, logprobs in forms:
+        chain = answered(fake, opened, choice, "logprobs=keep")
+        assert (chain.token_ids, chain.logprobs) == (ids, logprobs), choice
+
+
+def test_logprobs_are_those_of_the_distribution_sampled_from_or_none(fake, opened):
+    fake.owner = "vllm"
+    told = {"logprobs": {"content": [{"token": "a", "logprob": -0.5}]}}
+    for sampling, options, kept in (
+        (PLAIN, "", True),
+        (replace(PLAIN, temperature=0), "", True),
+        (replace(PLAIN, temperature=0.6), "", False),
+        (replace(PLAIN, top_p=0.9), "", False),
+        (replace(PLAIN, temperature=0.6), "logprobs=keep", True),
+        (PLAIN, "logprobs=no", False),
+    ):
+        chain = answered(fake, opened, told, options, sampling)
+        assert bool(chain.logprobs) == kept == bool(fake.asked[-1].body.get("logprobs"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("stop", "stop"),
+        ("eos", "stop"),
+        ("content_filter", "stop"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+    ],
+)
+def test_finish_reasons(fake, opened, reason, finish):
+    assert answered(fake, opened, {"finish_reason": reason}).finish_reason == finish
+
+
+def test_a_finish_reason_left_out_is_told_by_the_length(fake, opened):
+    assert answered(fake, opened, {"finish_reason": None}).finish_reason == "stop"
+    full = {"prompt_tokens": 9, "completion_tokens": 8}
+    assert answered(fake, opened, {"finish_reason": None}, usage=full).finish_reason == "length"
+
+
+# --- refusals that cost nothing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 529])
+def test_a_busy_server_is_asked_again(fake, opened, status):
+    fake.answer = once(lambda asked: asked.error(status, "busy"))
+    engine = opened(fake)
+    chains = list(engine.generate(draws(2, 2)))
+    assert len(chains) == 4
+    assert len(fake.asked) == 8
+    assert total(chains).output_tokens == 16  # a refusal costs nothing
+    assert engine.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"retry_after": "0.4"}, {"retry_after_ms": "400"}, {"retry_after": "soon", "retry_after_ms": "400"}],
+)
+def test_retry_after_holds_back_every_request(fake, opened, headers):
+    def answer(asked):
+        return asked.error(429, "slow down", **headers) if asked.number == 0 else completion(asked)
+
+    fake.answer = answer
+    list(opened(fake, "parallel=1").generate(draws(1, 2)))
+    assert fake.asked[1].at - fake.asked[0].at >= 0.4
+
+
+def test_the_rate_limits_headers_are_heeded(fake, opened):
+    def answer(asked):
+        left = "0" if asked.number == 0 else "10"
+        headers = {"x-ratelimit-remaining-requests": left, "x-ratelimit-reset-requests": "400ms"}
+        asked.send(completion(asked), headers=headers)
+
+    fake.answer = answer
+    list(opened(fake, "parallel=1").generate(draws(1, 3)))
+    first, second, third = (a.at for a in fake.asked)
+    assert second - first >= 0.38
+    assert third - second < 0.3
+
+
+def test_the_rate_limit_in_tokens_is_heeded(fake, opened):
+    def answer(asked):
+        left = "10" if asked.number == 0 else "100000"
+        headers = {"x-ratelimit-remaining-tokens": left, "x-ratelimit-reset-tokens": "0.4"}
+        asked.send(completion(asked), headers=headers)
+
+    fake.answer = answer
+    list(opened(fake, "parallel=1").generate(draws(1, 2)))
+    assert fake.asked[1].at - fake.asked[0].at >= 0.38
+
+
+def test_tries_have_an_end(fake, opened):
+    fake.answer = lambda asked: asked.error(503, "loading")
+    with pytest.raises(EngineError, match=r"it answered 503: loading \(3 tries\)"):
+        list(opened(fake, "tries=3").generate(draws(1, 1)))
+    assert len(fake.asked) == 3
+
+
+def test_a_wait_beyond_patience_is_an_error(fake, opened):
+    fake.answer = lambda asked: asked.error(429, "daily limit", retry_after="86400")
+    with pytest.raises(EngineError, match="asks to wait 86400 s"):
+        list(opened(fake).generate(draws(1, 1)))
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "mends"),
+    [
+        (400, "Unsupported parameter: 'max_tokens'", "limit_field=max_tokens"),
+        (400, "logprobs are not supported", "logprobs=no"),
+        (400, "This model's maximum context length is 128 tokens", "do not fit the context"),
+        (401, "Incorrect API key", "key_env=NAME"),
+        (403, "not allowed", "key_env=NAME"),
+        (404, "no model m", "It offers: m"),
+        (422, "bad", "a setting has to change"),
+    ],
+)
+def test_what_the_server_refuses_is_not_asked_twice(fake, opened, status, said, mends):
+    fake.answer = lambda asked: asked.error(status, said)
+    with pytest.raises(UserError) as error:
+        list(opened(fake, "parallel=1").generate(draws(3, 2)))
+    assert len(fake.asked) == 1
+    for part in (fake.url, str(status), said, mends, PROBLEMS[0].id):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_account_is_not_asked_twice(fake, opened):
+    fake.answer = lambda asked: asked.send({"error": {"message": "no", "code": "insufficient_quota"}}, 429)
+    with pytest.raises(EngineError, match=r"429: no.*come back later"):
+        list(opened(fake, "parallel=1").generate(draws(2, 1)))
+    assert len(fake.asked) == 1
+
+
+def test_a_poison_draw_is_named_when_the_others_are_done(fake, opened):
+    def answer(asked):
+        if asked.text == PROBLEMS[2].prompt:
+            return asked.error(400, "the prompt exceeds the context")
+        return completion(asked)
+
+    fake.answer = answer
+    arrived = []
+    with pytest.raises(UserError, match=rf"problem {PROBLEMS[2].id}, chain 0: .*\(1 more requests failed\)"):
+        arrived.extend(opened(fake, "parallel=2").generate(draws(6, 2)))
+    assert len(arrived) == 10
+
+
+def test_a_draw_that_breaks_the_server_is_named_when_the_others_are_done(fake, opened):
+    def answer(asked):
+        return asked.error(500, "boom") if asked.text == PROBLEMS[1].prompt else completion(asked)
+
+    fake.answer = answer
+    arrived = []
+    with pytest.raises(
+        EngineError, match=rf"problem {PROBLEMS[1].id}, chain 0: it answered 500: boom \(3 tries\)"
+    ):
+        arrived.extend(opened(fake, "parallel=2,tries=3").generate(draws(6, 1)))
+    assert len(arrived) == 5
+
+
+def test_a_server_that_goes_away_stops_the_call(fake, opened):
+    engine = opened(fake, "tries=3,parallel=2")
+    assert len(list(engine.generate(draws(1, 1)))) == 1
+    fake.close()
+    with pytest.raises(EngineError, match=r"nothing answers there .*Start the server"):
+        list(engine.generate(draws(12, 8)))
+
+
+# --- tries whose tokens may be lost -----------------------------------------------------------------------
+
+
+def broken_usage(asked):
+    return completion(asked, usage={"prompt_tokens": 5, "completion_tokens": -3})
+
+
+def slow_loris(asked):
+    asked.handler.send_response(200)
+    asked.handler.send_header("Content-Length", "100000")
+    asked.handler.end_headers()
+    for _ in range(60):
+        asked.handler.wfile.write(b" ")
+        time.sleep(0.05)
+
+
+LOST = {
+    "html": (lambda a: a.send("<!doctype html><html>login</html>"), "HTML that is not JSON"),
+    "no json": (lambda a: a.send("oops"), "not JSON"),
+    "a list": (lambda a: [1], "is a list"),
+    "no choices": (lambda a: {"usage": None}, "no choices"),
+    "null choices": (lambda a: completion(a, choices=None), "no choices"),
+    "empty choices": (lambda a: completion(a, choices=[]), "no choices"),
+    "an error at 200": (lambda a: {"error": {"message": "out of memory"}}, "out of memory"),
+    "no message": (lambda a: completion(a, choices=[{"finish_reason": "stop"}]), "no message"),
+    "a number": (lambda a: completion(a, choices=[{"message": {"content": 5}}]), "not text"),
+    "aborted": (
+        lambda a: completion(a, choices=[{"message": {"content": ""}, "finish_reason": "abort"}]),
+        "finish_reason='abort'",
+    ),
+    "too many": (lambda a: completion(a, choices=2 * completion(a)["choices"]), "2 answers where 1"),
+    "negative usage": (broken_usage, "completion_tokens=-3"),
+    "truncated": (lambda a: a.send(completion(a), cut=10), "broke off"),
+    "dropped": (lambda a: a.drop(), "broke off"),
+    "gateway": (lambda a: a.error(504, "upstream timed out"), "504"),
+    "slow loris": (slow_loris, r"no whole answer within 0\.5 s"),
+    "hangs": (lambda a: a.wait_for_hang_up() and None, r"no whole answer within 0\.5 s"),
+    "endless": (lambda a: a.send("x" * (2 << 20)), "longer than 1 MiB"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_lost_try_is_charged_and_left_to_the_driver_then_an_error(fake, opened, name):
+    fault, said = LOST[name]
+    fake.answer = fault
+    engine = opened(fake)
+    engine.server.timeout = 0.5
+    (draw,) = draws(1, 1)
+    worst = engine.worst_case(draw)
+    costs = []
+    for _ in range(2):
+        (chain,) = engine.generate([draw])
+        assert (chain.finish_reason, chain.text) == ("failed", "")
+        costs.append(chain.cost)
+        assert engine.unfinished() == []
+    with pytest.raises(
+        EngineError, match=rf"problem {draw.problem.id}, chain 0: .*{said}.*\(3 tries\)\. [A-Z]"
+    ) as e:
+        list(engine.generate([draw]))
+    assert "\n" not in str(e.value)
+    (chain,) = engine.unfinished()
+    costs.append(chain.cost)
+    assert chain.finish_reason == "failed"
+    assert engine.unfinished() == []
+    told = name in ("null choices", "empty choices", "no message", "a number", "aborted", "too many")
+    assert set(costs) == ({Cost(9, 0, 4)} if told else {worst})  # by the server's count where there is one
+    assert len(fake.asked) == 3
+
+
+@pytest.mark.parametrize("name", ["html", "truncated", "dropped", "gateway", "negative usage"])
+def test_the_driver_draws_what_was_lost_again_and_charges_both(fake, opened, tmp_path, name):
+    fake.answer = once(LOST[name][0])
+    engine = opened(fake)
+    with Pool.open(tmp_path) as pool, Ledger(Budget(tokens=100_000), tmp_path) as ledger:
+        report = sample(PROBLEMS[:3], engine, pool, ledger, 2, PLAIN)
+        assert (report.drawn, report.failed) == (6, 0)
+        chains = pool.chains(engine.model)
+        worst = engine.worst_case(Draw(PROBLEMS[0], PLAIN))
+        assert ledger.spent.failed_tokens == 6 * worst.tokens
+        assert ledger.spent.cost.tokens == 6 * worst.tokens + total(chains).tokens
+
+
+def test_a_server_that_hangs_is_not_asked_for_everything(fake, opened):
+    fake.answer = lambda asked: asked.wait_for_hang_up() and None
+    engine = opened(fake, "parallel=2")
+    engine.server.timeout = 0.2
+    with pytest.raises(EngineError, match="Raise timeout="):
+        list(engine.generate(draws(12, 8)))
+    assert len(fake.asked) <= 6
+
+
+def test_a_server_that_does_not_heed_the_limit(fake, opened):
+    fake.answer = lambda asked: completion(asked, usage={"prompt_tokens": 9, "completion_tokens": 50})
+    engine = opened(fake)
+    with pytest.raises(
+        EngineError, match=r"50 tokens came where at most 8.*limit_field=max_completion_tokens"
+    ):
+        list(engine.generate(draws(1, 1)))
+    (chain,) = engine.unfinished()
+    assert (chain.finish_reason, chain.cost) == ("failed", Cost(9, 0, 50))
+
+
+# --- closing ----------------------------------------------------------------------------------------------
+
+
+def test_closing_the_generator_hangs_up_and_tells_what_was_under_way(fake, opened):
+    hung_up = []
+
+    def answer(asked):
+        if asked.text == PROBLEMS[0].prompt:
+            time.sleep(0.1)  # the others are in flight by now
+            return completion(asked)
+        hung_up.append(asked.wait_for_hang_up())
+        return None
+
+    fake.answer = answer
+    engine = opened(fake, "parallel=4")
+    asked = draws(12, 1)
+    chains = engine.generate(asked)
+    first = next(chains)
+    chains.close()
+    left = engine.unfinished()
+    deadline = time.monotonic() + 5
+    while len(hung_up) < len(fake.asked) - 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert hung_up == [True] * (len(fake.asked) - 1)
+    assert 3 <= len(left) <= 4  # a worker that was done may have begun the next one
+    assert {c.finish_reason for c in left} == {"cancelled"}
+    assert first.key not in {c.key for c in left}
+    worst = {d.problem.id: engine.worst_case(d) for d in asked}
+    for chain in left:
+        assert 0 < chain.cost.output_tokens <= 8
+        assert chain.cost.prompt_tokens == worst[chain.problem_id].prompt_tokens
+    assert engine.unfinished() == []
+    fake.answer = completion
+    assert len(list(engine.generate(asked))) == 12
+
+
+def test_a_generator_that_was_never_begun_asks_for_nothing(fake, opened):
+    opened(fake).generate(draws()).close()
+    assert fake.asked == []
+
+
+# --- the worst case ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_bytes_bound_the_tokens_of_any_tokenizer_that_splits_text(text):
+    import unicodedata
+
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert most_tokens(text) >= len(unicodedata.normalize(form, text).encode("utf-8", "replace"))
+
+
+def test_the_server_counts_the_prompt_where_it_can(fake, opened):
+    fake.owner, fake.limits = "vllm", {"max_model_len": 30}
+    counted = []
+
+    def tokenize(asked):
+        counted.append(asked.body)
+        return {"tokens": list(range(sum(len(m["content"].split()) for m in asked.body["messages"])))}
+
+    fake.others["/tokenize"] = tokenize
+    engine = opened(fake)
+    draw = Draw(Problem.make("a b c d e", None), PLAIN, (0, 1))
+    assert engine.worst_case(draw) == Cost(prompt_tokens=10, output_tokens=16)
+    assert engine.worst_case(draw) == Cost(prompt_tokens=10, output_tokens=16)
+    assert len(counted) == 1
+    assert engine.encode("x y z") == (0, 1, 2)
+    long = Draw(Problem.make("a " * 25, None), PLAIN, (0,))
+    assert engine.worst_case(long).output_tokens == 5  # what fits the context
+    list(engine.generate([long]))
+    assert fake.asked[-1].body["max_tokens"] == 5
+    too_long = Draw(Problem.make("a " * 30, None), PLAIN, (0,))
+    for fails in (engine.worst_case, lambda d: list(engine.generate([d]))):
+        with pytest.raises(UserError, match=rf"problem {too_long.problem.id} has 30 tokens; m .* at most 30"):
+            fails(too_long)
+    rest = Draw(Problem.make("a b", None), PLAIN, (0,), prefix=(7, 8), parent="p")
+    (chain,) = engine.generate([rest])
+    assert fake.asked[-1].path == "/v1/completions"
+    assert fake.asked[-1].body["prompt"] == [0, 1, 7, 8]
+    assert chain.parent == "p"
+
+
+def test_llama_cpp_counts_in_two_steps(fake, opened):
+    fake.owner = "llamacpp"
+    fake.others["/apply-template"] = lambda asked: {"prompt": f"<u>{asked.body['messages'][0]['content']}<a>"}
+    fake.others["/tokenize"] = lambda asked: {"tokens": list(asked.body["content"].encode())}
+    assert opened(fake).encode("hi") == tuple(b"<u>hi<a>")
+    assert opened(fake, "form=completion").encode("hi") == tuple(b"hi")
+
+
+def test_without_any_count_the_bound_is_bytes_and_an_allowance(fake, opened):
+    draw = Draw(Problem.make("né?", None), PLAIN, (0, 1, 2))
+    assert opened(fake).worst_case(draw) == Cost(prompt_tokens=3 * (5 + 16 + 1024), output_tokens=24)
+    assert opened(fake, "template_tokens=10").worst_case(draw).prompt_tokens == 3 * (5 + 16 + 10)
+    assert opened(fake).worst_case(replace(draw, indices=())) == Cost()
+    fake.owner = "vllm"  # of which this one has no /tokenize
+    assert opened(fake).worst_case(draw).prompt_tokens == 3 * (5 + 16 + 1024)
+    with pytest.raises(UserError, match="tokenizer=FOLDER_OR_ID"):
+        opened(fake).encode("x")
+    fake.owner = "someone"
+    with pytest.raises(UserError, match="To continue a chain"):
+        list(opened(fake).generate([replace(draw, prefix=(1,))]))
+
+
+def test_a_template_longer_than_foreseen_is_learned(fake, opened):
+    fake.answer = lambda asked: completion(asked, usage={"prompt_tokens": 5000, "completion_tokens": 4})
+    engine = opened(fake)
+    (draw,) = draws(1, 1)
+    assert engine.worst_case(draw).prompt_tokens < 5000
+    (chain,) = engine.generate([draw])
+    assert chain.cost.prompt_tokens == 5000
+    assert engine.worst_case(draw).prompt_tokens == 5000
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_server_does_the_purse_holds(tmp_path_factory, data):
+    """Random faults, lengths and missing usage: no budget is exceeded by a token, and every charge is within what was
+    set aside for it."""
+    folder = tmp_path_factory.mktemp("run")
+    seed = data.draw(st.integers(0, 2**20))
+    budget = data.draw(st.integers(1_500, 12_000))
+    per_request = data.draw(st.sampled_from([1, 3]))
+
+    def answer(asked):
+        chance = (seed * 7919 + asked.number * 104729 + asked.body["seed"]) % 100
+        if chance < 10:
+            return asked.error(503, "busy")
+        if chance < 15:
+            return asked.drop()
+        if chance < 20:
+            return broken_usage(asked)
+        if chance < 30:
+            return completion(asked, usage=None)
+        return completion(asked, " ".join(["w"] * (1 + chance % 8)))
+
+    with (
+        FakeServer(answer) as fake,
+        Pool.open(folder) as pool,
+        Ledger(Budget(tokens=budget), folder) as ledger,
+    ):
+        engine = open_engine(
+            f"openai:m:base_url={fake.url},backoff=0.001,template_tokens=64,chains_per_request={per_request}"
+        )
+        asked: list[Cost] = []
+        reserve = ledger.reserve
+
+        def spy(worst, *args, **kwargs):
+            held = reserve(worst, *args, **kwargs)
+            if held:
+                asked.append(worst)
+            return held
+
+        ledger.reserve = spy  # type: ignore[method-assign]
+        try:
+            sample(PROBLEMS, engine, pool, ledger, 4, PLAIN)
+        except ReasoningError:
+            assert ledger.spent.cost.tokens > 0 or fake.asked
+        finally:
+            engine.close()
+        assert ledger.spent.cost.tokens <= budget
+        assert ledger.spent.cost.tokens <= sum(worst.tokens for worst in asked)
+
+
+def test_flops_need_a_shape(fake, opened, tmp_path):
+    config = dict(
+        model_type="qwen3", hidden_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=96
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"num_key_value_heads": 2, "intermediate_size": 96})
+    )
+    plain, shaped = opened(fake), opened(fake, f"shape={tmp_path}")
+    (draw,) = draws(1, 1)
+    assert plain.shape is None
+    assert plain.worst_case(draw).flops == 0
+    (chain,) = shaped.generate([draw])
+    assert chain.cost.flops == shaped.shape.decode_flops(0, chain.cost.tokens)
+    assert chain.cost.flops < shaped.worst_case(draw).flops
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        opened(fake, f"shape={tmp_path / 'x'}")
+
+
+# --- opening ----------------------------------------------------------------------------------------------
+
+
+def test_without_the_client_the_extra_is_named(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'reasoning-toolkit\[openai\]'"):
+        open_engine(f"openai:m:base_url={fake.url}")
+
+
+def test_an_unknown_model_is_told_what_there_is(fake, opened):
+    fake.owner, fake.models = "vllm", ("Qwen/Qwen3-8B", "lora-1")
+    with pytest.raises(UserError, match=r"Unknown model at http.*Did you mean 'Qwen/Qwen3-8B'"):
+        opened(fake, name="Qwen/Qwen3-8b")
+    fake.owner = "someone"  # who may take names that it does not list
+    fake.answer = lambda asked: asked.error(404, "no such model")
+    with pytest.raises(UserError, match="It offers: Qwen/Qwen3-8B, lora-1"):
+        list(opened(fake, name="m").generate(draws(1, 1)))
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(fake, opened):
+    tries = []
+
+    def loading(asked):
+        tries.append(asked)
+        if len(tries) < 3:
+            return asked.error(503, "Loading model")
+        return {"data": [{"id": "m", "owned_by": "llamacpp"}]}
+
+    fake.others["/v1/models"] = loading
+    assert opened(fake).dialect.owner == "llamacpp"
+    assert len(tries) == 3
+
+
+def test_wrong_addresses(fake, tmp_path):
+    def fails(spec, kind, said):
+        with pytest.raises(kind, match=said) as error:
+            open_engine(f"{spec},timeout=0.5,tries=2,backoff=0.01").close()
+        assert "\n" not in str(error.value)
+
+    fails("openai:m:base_url=http://127.0.0.1:1/v1", EngineError, "nothing answers there.*Start the server")
+    fails("openai:m:base_url=localhost:8000", UserError, "is no address")
+    fails("openai:m:base_url=http://h:99999/v1", UserError, "is no address")
+    fails(f"openai:m:base_url={fake.url[:-3]}", UserError, rf"write base_url={fake.url}\.")
+    fake.others["/v1/models"] = lambda asked: asked.send("<html>hello</html>")
+    fails(f"openai:m:base_url={fake.url}", UserError, "not JSON but '<html>hello</html>'.*ends in /v1")
+    fake.others["/v1/models"] = lambda asked: asked.wait_for_hang_up() and None
+    fails(f"openai:m:base_url={fake.url}", EngineError, r"no whole answer within 0\.5 s")
+    fake.others["/v1/models"] = lambda asked: asked.error(401, "who are you")
+    fails(f"openai:m:base_url={fake.url}", UserError, "401: who are you.*key_env=NAME")
+    fails("openai:m:base_url=http://h/v1,form=text", UserError, "Unknown form 'text'")
+    fails("openai:m:base_url=http://h/v1,server=vlm", UserError, "Did you mean 'vllm'")
+    fails("openai:m:base_url=http://h/v1,parallel=0", UserError, "parallel=0 is too low")
+    fails("openai:m:base_url=http://h/v1,paralel=0", UserError, "Did you mean 'parallel'")
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+KEY = "sk-verysecret0123456789"
+
+
+def test_the_key_comes_from_the_environment(fake, opened, monkeypatch):
+    list(opened(fake).generate(draws(1, 1)))
+    assert KEY not in fake.asked[-1].headers.get("authorization", "")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    list(opened(fake).generate(draws(1, 1)))
+    assert fake.asked[-1].headers["authorization"] == f"Bearer {KEY}"
+    monkeypatch.setenv("OTHER_KEY", "other")
+    list(opened(fake, "key_env=OTHER_KEY").generate(draws(1, 1)))
+    assert fake.asked[-1].headers["authorization"] == "Bearer other"
+
+
+def test_a_key_is_not_sent_unencrypted_to_another_machine_unasked(monkeypatch):
+    from reasoning.engines.openai_settings import key_from
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert key_from("", "http://gpu-box:8000/v1") == ""
+    assert key_from("OPENAI_API_KEY", "http://gpu-box:8000/v1") == KEY
+    for safe in ("https://host/v1", "http://127.0.0.1:1/v1", "http://localhost/v1", "http://[::1]:5/v1"):
+        assert key_from("", safe) == KEY
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        key_from("", "https://api.openai.com/v1")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        f"api_key={KEY}",
+        f"key={KEY}",
+        f"parallel=x,api_key={KEY}",
+        f"key_env={KEY}",
+        "key_env=NOT_SET_ANYWHERE",
+    ],
+)
+def test_a_key_in_a_spec_is_refused_and_not_repeated(fake, options):
+    with pytest.raises(UserError, match=r"key_env") as error:
+        open_engine(f"openai:m:base_url={fake.url},{options}")
+    assert KEY not in str(error.value)
+
+
+def test_a_key_in_an_address_is_refused_and_not_repeated():
+    for address in (f"https://user:{KEY}@host/v1", f"https://host/v1?key={KEY}"):
+        with pytest.raises(UserError, match="key_env") as error:
+            open_engine(f"openai:m:base_url={address}")
+        assert KEY not in str(error.value)
+
+
+def test_a_key_that_a_server_repeats_is_blotted_out(fake, opened, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    engine = opened(fake)
+    fake.answer = lambda asked: asked.error(
+        401, f"Incorrect API key provided: {asked.headers['authorization']}"
+    )
+    with (
+        Pool.open(tmp_path) as pool,
+        Ledger(path=tmp_path) as ledger,
+        pytest.raises(UserError, match=r"Bearer \*\*\*") as error,
+    ):
+        sample(PROBLEMS[:1], engine, pool, ledger, 1, PLAIN)
+    seen = error.value
+    while seen is not None:
+        assert KEY not in str(seen)
+        seen = seen.__cause__ or seen.__context__
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or KEY.encode() not in file.read_bytes()
+
+
+# --- small parts ------------------------------------------------------------------------------------------
+
+
+def test_times_as_servers_write_them():
+    assert seconds_until("6m0s") == 360
+    assert seconds_until("1h2m3.5s") == 3723.5
+    assert seconds_until("20ms") == 0.02
+    assert seconds_until("12.5") == 12.5
+    assert seconds_until(str(time.time() + 50)) == pytest.approx(50, abs=1)
+    assert seconds_until("2020-01-01T00:00:00Z") == 0
+    for nothing in (None, "", "soon", "1x", "nan", "-"):
+        assert seconds_until(nothing) is None
