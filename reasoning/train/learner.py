@@ -23,7 +23,6 @@ from reasoning.train.objective import Objective
 from reasoning.train.optimizers import make_optimizers
 from reasoning.train.rows import Row, forwards
 
-
 MICRO_TOKENS = {True: 16384, False: 2048}
 """Padded tokens per forward on a GPU, and on a CPU, where what fits its caches is fastest."""
 
@@ -41,8 +40,9 @@ class Learner:
     """A model, its optimizers and an objective. The model is kept in evaluation mode: dropout would make the
     trained distribution another than the one that was sampled from, and a step depend on a random state.
 
-    micro_tokens: padded tokens per forward; 0 is what suits the device. share_prompts: the prompt of a group is computed once where the model
-        allows it and it pays. reference: the frozen starting model, where the objective has a KL term.
+    micro_tokens: padded tokens per forward; 0 is what suits the device. share_prompts: the prompt of a group is
+        computed once where the model allows it and it pays.
+    reference: the frozen starting model, where the objective has a KL term.
     value_head: hidden state -> value, where the objective has a critic; trained beside the model.
     max_mismatch: largest mean |trainer - sampler| log-probability that is believed, per token; training on
         chains that another distribution sampled is refused past it.
