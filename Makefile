@@ -47,7 +47,7 @@ test: $(VENV)/.installed system  ## the test suite: offline, on a CPU
 	@touch $@
 
 test-vllm: .venv-vllm/.installed  ## the vLLM engine against vLLM's CPU build, in an environment of its own
-	.venv-vllm/bin/python -m pytest -m vllm tests/engines/test_vllm.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/engines
 
 check: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -126,3 +126,16 @@ def weights_digest(folder: str | Path) -> str:
         with path.open("rb") as file:
             state.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).digest())
     return state.hexdigest()
+
+
+def check_vocabulary(tokenizer: Any, vocab: int, name: str | Path) -> None:
+    """Raises UserError for a tokenizer that writes ids a model of ``vocab`` tokens does not have.
+
+    A few added tokens past the end (image marks of a text-only model) are let pass: no text makes them.
+    """
+    beyond = sum(index >= vocab for index in tokenizer.get_vocab().values())
+    if beyond > 64 or (tokenizer.eos_token_id or 0) >= vocab:
+        raise UserError(
+            f"Tokenizer and model of {name} do not fit: {beyond} of {len(tokenizer)} token ids are not among "
+            f"the model's {vocab}. Use the tokenizer that the model was trained with."
+        )

@@ -1,37 +1,92 @@
 """vLLM in this process: token ids in, token ids and the log-probabilities they were sampled with out.
 
 One request for each chain, so that every chain has a seed of its own and arrives as it finishes; the prefix cache
-shares the prompt among them. Needs the extra "vllm", imported only when an engine is opened.
+shares the prompt among them. Needs the extra "vllm", imported only when an engine is opened. Settings are checked in
+vllm_options.py, weights in vllm_weights.py, agreement with a plain forward pass in parity.py.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+import threading
+import typing
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, shape_of, weights_digest
+from reasoning.engines import parity as parity_check
+from reasoning.engines.parity import Parity, PlainCopy
+from reasoning.engines.tokens import (
+    Tokens,
+    check_source,
+    check_vocabulary,
+    end_ids,
+    folder_name,
+    shape_of,
+    weights_digest,
+)
+from reasoning.engines.vllm_options import (
+    check_devices,
+    check_quantization,
+    fit_memory,
+    free_memory_bytes,
+    in_our_words,
+    vllm_arguments,
+)
+from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors, weights_bytes
 from reasoning.errors import EngineError, MissingExtra, UserError
 from reasoning.records import Chain, Cost, Draw, Sampling, chain_key, chain_seed
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+_ADVICE = (
+    "Try enforce_eager=true, another attention_backend or dtype; parity=NUMBER sets another limit in nats, "
+    "parity=off draws all the same."
+)
 
 
 class VLLMEngine:
-    """An `Engine` around a live `vllm.LLM` (which must have been made with processed log-probabilities)."""
+    """An `Engine` around a live `vllm.LLM` (which must have been made with processed log-probabilities).
 
-    def __init__(self, llm: Any, tokenizer: Any, *, name: str, version: str, chat: str = "auto"):
+    parity: what the last check measured, or None where none was made. With an adapter, `shape` (and so the FLOPs)
+    stays that of the base model: LoRA's own products, some 2 x rank / hidden of it, are not counted.
+    """
+
+    parity: Parity | None = None
+
+    def __init__(
+        self,
+        llm: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        version: str,
+        chat: str = "auto",
+        layout: Layout | None = None,
+        parity: tuple[str, float] = ("off", 0.0),
+    ):
         self.vllm = import_module("vllm")
         self._final = import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY
         self.llm: Any = llm
         self.tokenizer = tokenizer
         config = llm.llm_engine.model_config
         self.shape = shape_of(config.hf_config)
-        self.name = name
+        self.name, self.version = name, version
         self.model = f"{name}@{version}"
+        self._layout = layout
+        self._parity = parity
+        self._adapter: Adapter | None = None
+        self._adapter_request: Any = None
+        self._plain: PlainCopy | None = None
         ends = end_ids(tokenizer, config.try_get_generation_config().get("eos_token_id"))
         self._tokens = Tokens(tokenizer, name=name, limit=config.max_model_len, end_ids=ends, chat=chat)
+        self._vocab = config.get_vocab_size()
+        self._lock = threading.Lock()
+        self._finished: dict[str, Any] = {}  # outputs that another generator's step brought in
+        self._started = 0  # requests so far: their names
+        self._waiting = 0  # requests not yet yielded
+        self._refusal = ""  # why nothing may be drawn now
 
     @classmethod
     def open(
@@ -41,54 +96,92 @@ class VLLMEngine:
         dtype: str = "auto",
         max_rows: int = 256,
         max_model_len: int = 0,
-        tensor_parallel_size: int = 1,
+        max_batched_tokens: int = 0,
         memory_gb: float = 0.0,
+        gpu_memory_utilization: float = 0.0,
+        cpu_offload_gb: float = 0.0,
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+        expert_parallel: bool = False,
+        executor: str = "",
+        enforce_eager: bool = False,
+        prefix_caching: bool = True,
+        quantization: str = "",
+        kv_cache_dtype: str = "auto",
+        attention_backend: str = "",
+        lora: str = "",
+        sleep_mode: bool = False,
+        parity: str = "auto",
+        revision: str = "",
+        tokenizer: str = "",
         chat: str = "auto",
     ) -> VLLMEngine:
-        """Load a local folder or a hub id.
+        """Load a local folder or a hub id. 0 and "" leave a choice to vLLM; names are vLLM's unless said otherwise.
 
-        max_rows: chains in flight at once. max_model_len: tokens of prompt and answer, 0 for the model's own limit.
-        memory_gb: room for keys and values, 0 for vLLM's default. Raises MissingExtra without vLLM, UserError
-        when vLLM cannot load the model.
+        max_rows: chains in flight at once (max_num_seqs). max_model_len: tokens of prompt and answer.
+        max_batched_tokens: tokens computed in one step (max_num_batched_tokens). memory_gb: GiB for keys and values
+        (kv_cache_memory_bytes), else gpu_memory_utilization in (0, 1], else vLLM's default on a GPU and a quarter of
+        the free memory on a CPU. executor: "mp" or "ray" (distributed_executor_backend). lora: folder of an adapter.
+        sleep_mode: lets `sleep` free GPU memory. parity: compare a few chains with a plain float32 forward pass of
+        transformers on the CPU, after loading and after each update: "on", "off" (or 0), a limit of its own in nats,
+        or "auto", on where that copy of the weights takes at most 8 GiB and half of the free memory.
+
+        Raises MissingExtra without vLLM, UserError when vLLM cannot load the model, EngineError when the check fails.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
-        # In this process, quietly, and without reporting usage, unless the user says otherwise.
-        for key, value in (
-            ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
-            ("VLLM_LOGGING_LEVEL", "WARNING"),
-            ("VLLM_NO_USAGE_STATS", "1"),
-        ):
-            os.environ.setdefault(key, value)
-        try:
-            vllm = import_module("vllm")
-        except ModuleNotFoundError as error:
-            if error.name != "vllm":
-                raise
-            raise MissingExtra("vLLM", "vllm", "the engine 'vllm'") from None
+        options = {key: value for key, value in locals().items() if key not in ("cls", "source")}
+        arguments = vllm_arguments(options)
+        parity_check.parse_limit(parity, "float32")
+        vllm = _import_vllm()
+        platform = import_module("vllm.platforms").current_platform
+        on_cpu = platform.is_cpu()
+        check_devices(options, platform.device_type, 1 if on_cpu else platform.device_count())
+        check_quantization(quantization)
         local = check_source(source)
-        options: dict[str, Any] = {"max_model_len": max_model_len} if max_model_len else {}
-        if memory_gb:
-            options["kv_cache_memory_bytes"] = int(memory_gb * 2**30)
+        size = 0
         try:
-            tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(source)
-            llm = vllm.LLM(
-                str(source),
-                dtype=dtype,
-                max_num_seqs=max_rows,
-                tensor_parallel_size=tensor_parallel_size,
-                logprobs_mode="processed_logprobs",
-                load_format="safetensors",
+            transformers = import_module("transformers")
+            reader = transformers.AutoTokenizer.from_pretrained(
+                tokenizer or source,
+                revision=(None if tokenizer else revision) or None,
                 trust_remote_code=False,
-                **options,
             )
+            config = transformers.AutoConfig.from_pretrained(
+                source, revision=revision or None, trust_remote_code=False
+            )
+            if local and on_cpu:
+                size = weights_bytes(source, dtype)
+                arguments = fit_memory(arguments, size, free_memory_bytes())
+            layout = Layout.of(config, source) if local else Layout.of(config, _hub_folder(source, revision))
+            check_vocabulary(reader, config.get_text_config().vocab_size, source)
+            adapter = Adapter.open(lora, layout.shapes) if lora else None
+            if adapter:
+                ranks = typing.get_args(import_module("vllm.config.lora").MaxLoRARanks)
+                arguments |= {"enable_lora": True, "max_lora_rank": adapter.slot_rank(ranks), "max_loras": 1}
+            llm = vllm.LLM(str(source), **arguments)
+        except UserError:
+            raise
         except Exception as error:  # vLLM raises many kinds; to the user they mean the same
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"vLLM cannot load {str(source)!r}: {reason}") from error
-        if local:
-            return cls(llm, tokenizer, name=folder_name(source), version=weights_digest(source), chat=chat)
-        version = getattr(llm.llm_engine.model_config.hf_config, "_commit_hash", None) or "main"
-        return cls(llm, tokenizer, name=source, version=version[:12], chat=chat)
+            raise UserError(f"vLLM cannot load {str(source)!r}: {in_our_words(error, size)}") from error
+        version = weights_digest(source) if local else (getattr(config, "_commit_hash", None) or "main")[:12]
+        name = folder_name(source) if local else source
+        loaded = str(llm.llm_engine.model_config.dtype).removeprefix("torch.")
+        engine = cls(
+            llm,
+            reader,
+            name=name,
+            version=version if not quantization else f"{version}-{quantization}",
+            chat=chat,
+            layout=layout,
+            parity=parity_check.parse_limit(parity, loaded),
+        )
+        try:
+            if adapter:
+                engine._wear(adapter)
+            engine._check_loaded(source, revision)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
@@ -100,9 +193,12 @@ class VLLMEngine:
     def generate(self, draws: Sequence[Draw]) -> Iterator[Chain]:
         """Yield the chains of ``draws`` as they finish. A generator that is closed early cancels the rest.
 
-        Raises UserError for a prompt that fills the context, EngineError when vLLM fails.
+        Several may be open at once, in one thread or in several: their chains share vLLM's batch, and whichever asks
+        next moves all of them on. Raises UserError for a prompt that fills the context or that the vocabulary does
+        not hold, and while the engine sleeps; EngineError when vLLM fails.
         """
-        requests = [(draw, self._tokens.shown(draw)) for draw in draws]
+        self._must_be_ready()
+        requests = [(draw, self._shown(draw)) for draw in draws]
         limits = [self._tokens.room(shown, draw) for draw, shown in requests]
         engine = self.llm.llm_engine
         pending: dict[str, tuple[Draw, tuple[int, ...], int, str]] = {}
@@ -112,16 +208,29 @@ class VLLMEngine:
                     problem = draw.problem
                     key = chain_key(self.model, draw.sampling, problem.id, problem.prompt, index, draw.parent)
                     params = self._params(draw.sampling, limit, chain_seed(key))
-                    name = f"{len(pending)}-{key}"
-                    pending[name] = (draw, shown, index, key)
-                    engine.add_request(name, {"prompt_token_ids": list(shown)}, params)
+                    with self._lock:
+                        name = str(self._started)
+                        self._started += 1
+                        self._waiting += 1
+                        pending[name] = (draw, shown, index, key)
+                        engine.add_request(
+                            name,
+                            {"prompt_token_ids": list(shown)},
+                            params,
+                            lora_request=self._adapter_request,
+                        )
             while pending:
-                for output in self._step():
-                    if output.finished:
-                        yield self._chain(pending.pop(output.request_id), output)
+                for output in self._arrived(pending):
+                    request = pending.pop(output.request_id)
+                    self._waiting -= 1
+                    yield self._chain(request, output)
         finally:
-            if pending and self.llm is not None:
-                engine.abort_request(list(pending))
+            with self._lock:
+                if pending and self.llm is not None:
+                    engine.abort_request(list(pending))
+                self._waiting -= len(pending)
+                for name in pending:
+                    self._finished.pop(name, None)
 
     def worst_case(self, draw: Draw) -> Cost:
         """Every chain computing its whole prompt: what the prefix cache saves is known only afterwards."""
@@ -134,17 +243,138 @@ class VLLMEngine:
             flops=self._flops(0, len(shown) + limit) * count,
         )
 
+    def load_weights(
+        self,
+        weights: str | Path | Iterable[tuple[str, Any]],
+        *,
+        version: str = "",
+        plain: Any = None,
+    ) -> Parity | None:
+        """Replace the weights in place, forget cached prompts, and check parity if that is on; returns what it found.
+
+        weights: a folder of safetensors, or (name, tensor) pairs: all of the model's, named as in its checkpoint or
+        as a module of transformers names them. version: the new part of `model` behind the "@", which has to differ
+        from the last (a folder's is the digest of its content). plain: a live module of transformers that has these
+        weights (a trainer's) to check against; without it the check copies the weights into a module of its own.
+
+        Raises UserError, with the old weights still in place, for weights that do not fit or while chains are being
+        drawn; EngineError when vLLM fails midway or parity does: then nothing is drawn until a load succeeds.
+        """
+        self._must_be_idle("load_weights")
+        if self._layout is None:
+            raise UserError("load_weights: this engine was made around a vLLM whose checkpoint is not known.")
+        if isinstance(weights, str | Path):
+            version = version or weights_digest(weights)
+            weights = read_tensors(weights)
+        elif not version or version == self.version:
+            raise UserError(
+                f"load_weights: give a version other than {self.version!r}, or chains of old and new weights would "
+                "have the same keys."
+            )
+        given = self._layout.complete(weights)
+        engine = self.llm.llm_engine
+        if engine.vllm_config.parallel_config.world_size > 1:  # they travel to other processes
+            given = [(name, tensor.cpu()) for name, tensor in given]
+        self._refusal = "an update of its weights failed midway: load_weights again, or open it anew"
+        try:
+            engine.collective_rpc("reload_weights", kwargs={"weights_iterator": given})
+            if not engine.reset_prefix_cache():
+                raise RuntimeError("the prefix cache could not be reset")
+        except Exception as error:
+            raise EngineError(f"vLLM could not take over the weights: {in_our_words(error)}") from error
+        self.version = version
+        self._rename()
+        if self._adapter:  # new base weights unload it
+            self._wear(self._adapter)
+        if plain is None and self._plain is not None:
+            self._plain.take_over(dict(given))
+        return self._confirm(plain)
+
+    def load_adapter(self, folder: str | Path) -> Parity | None:
+        """Take another LoRA adapter in place of the one that the engine was opened with, and check parity if on.
+
+        Raises UserError for one that does not fit, EngineError when vLLM refuses it or the check fails.
+        """
+        self._must_be_idle("load_adapter")
+        if self._adapter is None or self._layout is None:
+            raise UserError("load_adapter: this engine has no room for adapters; open it with lora=FOLDER.")
+        adapter = Adapter.open(folder, self._layout.shapes)
+        room = self.llm.llm_engine.vllm_config.lora_config.max_lora_rank
+        if adapter.rank > room:
+            raise UserError(
+                f"load_adapter: {folder} has rank {adapter.rank}; the engine made room for {room} when it was opened."
+            )
+        self._refusal = "its adapter could not be replaced: load_adapter again, or open it anew"
+        self._wear(adapter)
+        if self._plain is not None:
+            self._plain.wear(folder)
+        return self._confirm()
+
+    def sleep(self, level: int = 1) -> None:
+        """Give GPU memory back between phases: 1 keeps the weights in the machine's memory, 2 drops them (after
+        `wake` they must then be loaded again). Raises UserError where the engine cannot sleep."""
+        self._must_be_idle("sleep")
+        if level not in (1, 2):
+            raise UserError(
+                f"sleep: level must be 1 (weights to the CPU) or 2 (weights dropped), not {level}."
+            )
+        engine = self.llm.llm_engine
+        if not engine.model_config.enable_sleep_mode:
+            raise UserError("This engine cannot sleep: that needs a GPU and the option sleep_mode=true.")
+        engine.sleep(level)
+        self._refusal = f"it sleeps (level {level}): call wake() first"
+
+    def wake(self) -> None:
+        """End `sleep`. After level 2, `load_weights` has to follow. Raises UserError for an engine that is awake."""
+        if not self._refusal.startswith("it sleeps"):
+            raise UserError("wake: the engine does not sleep.")
+        self.llm.llm_engine.wake_up()
+        dropped = "level 2" in self._refusal
+        self._refusal = "sleep(2) dropped its weights: load_weights first" if dropped else ""
+
     def close(self) -> None:
         """Shut vLLM down and free its memory."""
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
-            self.llm = None
+            self.llm = self._plain = None
 
-    def _step(self) -> list[Any]:
-        try:
-            return self.llm.llm_engine.step()
-        except Exception as error:
-            raise EngineError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
+    def _must_be_ready(self) -> None:
+        if self.llm is None:
+            raise UserError("This engine is closed.")
+        if self._refusal:
+            raise UserError(f"{self.model} cannot draw: {self._refusal}.")
+
+    def _must_be_idle(self, what: str) -> None:
+        if self.llm is None:
+            raise UserError("This engine is closed.")
+        if self._refusal.startswith("it sleeps"):
+            raise UserError(f"{what}: the engine sleeps; call wake() first.")
+        if self._waiting:
+            raise UserError(
+                f"{what}: {self._waiting} chains are still being drawn; finish or close their generator first."
+            )
+
+    def _shown(self, draw: Draw) -> tuple[int, ...]:
+        shown = self._tokens.shown(draw)
+        if shown and not 0 <= min(shown) <= max(shown) < self._vocab:
+            raise UserError(
+                f"The prompt of problem {draw.problem.id} has token id {max(shown)}, and {self.name} has "
+                f"{self._vocab} tokens: tokenizer and model do not fit."
+            )
+        return shown
+
+    def _arrived(self, pending: dict[str, Any]) -> list[Any]:
+        """Finished outputs of ``pending``; those of other generators are set aside for them."""
+        with self._lock:
+            if not (self._finished.keys() & pending.keys()):
+                try:
+                    outputs = self.llm.llm_engine.step()
+                except Exception as error:
+                    raise EngineError(
+                        f"vLLM failed while sampling: {type(error).__name__}: {error}"
+                    ) from error
+                self._finished |= {output.request_id: output for output in outputs if output.finished}
+            return [self._finished.pop(name) for name in self._finished.keys() & pending.keys()]
 
     def _params(self, sampling: Sampling, limit: int, seed: int) -> Any:
         return self.vllm.SamplingParams(
@@ -164,6 +394,8 @@ class VLLMEngine:
     def _chain(self, request: tuple[Draw, tuple[int, ...], int, str], output: Any) -> Chain:
         draw, shown, index, key = request
         done = output.outputs[0]
+        if done.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM gave up a chain of problem {draw.problem.id}: {done.finish_reason}.")
         ids = tuple(int(token) for token in done.token_ids)
         cached = min(output.num_cached_tokens or 0, len(shown))
         return Chain(
@@ -175,7 +407,7 @@ class VLLMEngine:
                 float(step[token].logprob) for token, step in zip(ids, done.logprobs, strict=True)
             ),
             prompt_token_ids=shown,
-            finish_reason="stop" if done.finish_reason == "stop" else "length",
+            finish_reason=done.finish_reason,
             model=self.model,
             sampling=draw.sampling,
             key=key,
@@ -190,3 +422,77 @@ class VLLMEngine:
 
     def _flops(self, context_tokens: int, new_tokens: int) -> float:
         return 0.0 if self.shape is None else self.shape.decode_flops(context_tokens, new_tokens)
+
+    def _rename(self) -> None:
+        self.model = f"{self.name}@{self.version}" + (f"+{self._adapter.digest}" if self._adapter else "")
+
+    def _wear(self, adapter: Adapter) -> None:
+        """Hand the adapter to vLLM, under an id and a name of its own so that no cached prompt is taken for its."""
+        request = import_module("vllm.lora.request").LoRARequest
+        last = self._adapter_request
+        number = 1 + (last.lora_int_id if last else 0)
+        engine = self.llm.llm_engine
+        try:
+            if last:
+                engine.remove_lora(last.lora_int_id)
+            new = request(f"{adapter.digest}-{number}", number, str(adapter.folder))
+            engine.add_lora(new)
+        except Exception as error:
+            raise UserError(f"vLLM cannot use the adapter {adapter.folder}: {in_our_words(error)}") from error
+        self._adapter, self._adapter_request = adapter, new
+        self._rename()
+
+    def _check_loaded(self, source: str, revision: str) -> None:
+        """The check after loading, for which a plain copy is loaded too. Warns where "auto" makes none."""
+        mode, limit = self._parity
+        if mode == "off" or self._layout is None:
+            return
+        config = self.llm.llm_engine.model_config
+        own = limit != parity_check.parse_limit("on", str(config.dtype).removeprefix("torch."))[1]
+        size = 4 * sum(math.prod(shape) for shape in self._layout.shapes.values())
+        reason = parity_check.why_not(mode, own, config.quantization or "", size, free_memory_bytes())
+        if reason:
+            warnings.warn(
+                f"{self.model} was not checked against a plain forward pass: {reason} (parity=on checks).",
+                stacklevel=3,
+            )
+            return
+        folder = self._adapter.folder if self._adapter else ""
+        self._plain = PlainCopy.open(source, revision=revision, adapter=folder)
+        self._confirm()
+
+    def _confirm(self, plain: Any = None) -> Parity | None:
+        """Lift the refusal to draw, and check parity against ``plain`` or the plain copy; on failure refuse again."""
+        self._refusal, self.parity = "", None
+        if plain is None and self._plain is not None:
+            plain = self._plain.module
+        if self._parity[0] == "off" or plain is None:
+            return None
+        try:
+            self.parity = parity_check.check(self, plain, limit=self._parity[1], advice=_ADVICE)
+        except EngineError:
+            self._refusal = "its weights failed the parity check"
+            raise
+        return self.parity
+
+
+def _import_vllm() -> Any:
+    """vLLM, set to run in this process, quietly, without reporting usage, unless the environment says otherwise."""
+    for key, value in (
+        ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
+        ("VLLM_LOGGING_LEVEL", "WARNING"),
+        ("VLLM_NO_USAGE_STATS", "1"),
+    ):
+        os.environ.setdefault(key, value)
+    try:
+        return import_module("vllm")
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise MissingExtra("vLLM", "vllm", "the engine 'vllm'") from None
+
+
+def _hub_folder(source: str, revision: str) -> Path:
+    """Where the hub's cache holds the model's files: names and shapes of its tensors are read there."""
+    snapshot = import_module("huggingface_hub").snapshot_download
+    return Path(snapshot(source, revision=revision or None, allow_patterns=["*.safetensors", "*.json"]))

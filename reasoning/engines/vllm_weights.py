@@ -1,0 +1,176 @@
+"""Weights for a running vLLM: which tensors a model has, and whether an update or an adapter fits it.
+
+vLLM takes an incomplete or ill-shaped update without a word, so it is checked here first. Knows checkpoints and
+configs; draws nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from reasoning.engines.tokens import weights_digest
+from reasoning.errors import UserError
+
+_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a model. shapes: by name, as a module of transformers names them. stored: as the checkpoint
+    does. tied: (output head, embedding) where one tensor serves as both, else None."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    stored: Mapping[str, tuple[int, ...]]
+    tied: tuple[str, str] | None
+
+    @classmethod
+    def of(cls, config: Any, folder: str | Path) -> Layout:
+        """From a config of transformers and the folder of its safetensors."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            module: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+        names = {id(part): f"{name}.weight" for name, part in module.named_modules()}
+        tied = None
+        if head is not None and getattr(config.get_text_config(), "tie_word_embeddings", False):
+            tied = (names[id(head)], names[id(embedding)])
+        shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        if tied:
+            shapes.pop(tied[0], None)
+            shapes[tied[1]] = tuple(embedding.weight.shape)
+        return cls(shapes, {name: shape for name, shape, _ in stored_tensors(folder)}, tied)
+
+    def complete(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+        """``weights`` as vLLM has to be given them: all of them, and a tied head by its own name too.
+
+        Left out of the update, a tied head keeps the old weights in the copy that vLLM packs for its products (seen
+        with 0.32 on a CPU: differences of 1 to 3 nats). Raises UserError for names or shapes that do not fit.
+        """
+        given = {name: tensor.detach() for name, tensor in weights}
+        if not given:
+            raise UserError("load_weights: there are no weights in it.")
+        known = max((self.shapes, self.stored), key=lambda shapes: len(given.keys() & shapes.keys()))
+        head = self.tied[0] if self.tied else None
+        missing = sorted(known.keys() - given.keys() - {head})
+        extra = sorted(given.keys() - known.keys() - {head})
+        for names, what in ((missing, "are missing"), (extra, "are not of this model")):
+            if names:
+                raise UserError(
+                    f"load_weights: {len(names)} of {len(known)} tensors {what}, e.g. {names[0]!r}. "
+                    "Give every tensor of the model, named as in its checkpoint (adapters: load_adapter)."
+                )
+        for name, shape in known.items():
+            if name in given and tuple(given[name].shape) != shape:
+                raise UserError(
+                    f"load_weights: {name!r} has shape {tuple(given[name].shape)}; the model wants {shape}."
+                )
+        if self.tied and head not in given:
+            embedding = next(name for name in given if self.tied[1].endswith(name))
+            given[self.tied[0]] = given[embedding]
+        return list(given.items())
+
+
+def stored_tensors(folder: str | Path) -> list[tuple[str, tuple[int, ...], str]]:
+    """(name, shape, type) of each tensor in the safetensors files of ``folder``; their headers alone are read.
+
+    Raises UserError for a damaged file.
+    """
+    out = []
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a mapping)
+                    part = file.get_slice(name)
+                    out.append((name, tuple(part.get_shape()), str(part.get_dtype())))
+        except Exception as error:  # SafetensorError, OSError: the file cannot be read
+            raise UserError(f"{path} cannot be read: {error}") from error
+    return out
+
+
+def read_tensors(folder: str | Path) -> list[tuple[str, torch.Tensor]]:
+    """The tensors in the safetensors files of ``folder``, mapped from disk. Raises UserError without any."""
+    from safetensors.torch import load_file
+
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    if not paths:
+        raise UserError(f"{folder} holds no *.safetensors file to load weights from.")
+    stored_tensors(folder)
+    return [item for path in paths for item in load_file(path).items()]
+
+
+def weights_bytes(folder: str | Path, dtype: str) -> int:
+    """Size of a checkpoint's tensors once they are loaded as ``dtype`` ("auto": as they are stored)."""
+    return sum(
+        math.prod(shape) * _DTYPE_BYTES.get(dtype, _BYTES.get(kind, 4))
+        for _, shape, kind in stored_tensors(folder)
+    )
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter as peft saves one. rank: the largest of its layers; digest: 12 hex digits of what it holds."""
+
+    folder: Path
+    rank: int
+    digest: str
+
+    @classmethod
+    def open(cls, folder: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
+        """Read and check a folder against the tensors of its base model. Raises UserError if it does not fit."""
+        folder = Path(folder)
+        config_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+        for path in (config_path, weights_path):
+            if not path.is_file():
+                raise UserError(f"{folder} is not a LoRA adapter: it has no {path.name}.")
+        try:
+            config = json.loads(config_path.read_text())
+            ranks = [int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{config_path} is not a LoRA configuration: {error!r}.") from error
+        for name, shape, _ in stored_tensors(folder):
+            _fits(name, shape, shapes, folder, bool(config.get("fan_in_fan_out")))
+        content = hashlib.blake2b(config_path.read_bytes(), digest_size=32)
+        content.update(weights_digest(folder).encode())
+        return cls(folder, max(ranks), content.hexdigest()[:12])
+
+    def slot_rank(self, ranks: Iterable[int]) -> int:
+        """The smallest of the ranks that vLLM can make room for. Raises UserError when none is large enough."""
+        fitting = [rank for rank in ranks if rank >= self.rank]
+        if not fitting:
+            raise UserError(
+                f"The adapter {self.folder} has rank {self.rank}; vLLM takes at most {max(ranks)}."
+            )
+        return min(fitting)
+
+
+def _fits(
+    name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], folder: Path, transposed: bool
+) -> None:
+    """vLLM copies factors of other widths into place as far as they go: refuse them by name."""
+    path, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
+    if not path:
+        raise UserError(
+            f"{folder}: the adapter holds {name!r}, which is no LoRA factor; vLLM cannot apply it."
+        )
+    base = shapes.get(f"{path}.weight")
+    if base is None:
+        raise UserError(
+            f"{folder} does not fit the model: it adapts {path!r}, which the model does not have."
+        )
+    inputs, outputs = base if transposed else reversed(base)
+    width = {"A.": (shape[-1], inputs), "B.": (shape[0], outputs)}.get(kind[:2])
+    if width and width[0] != width[1]:
+        raise UserError(
+            f"{folder} does not fit the model: {name!r} has width {width[0]}, and {path!r} wants {width[1]}."
+        )
