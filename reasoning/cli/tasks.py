@@ -25,11 +25,9 @@ def run(options: TasksOptions) -> int:
     if not options.task:
         rows = [open_task(name) for name in task_names()]
         for task in rows:
-            say(f"{task.name:<15}{'/'.join(task.splits):<28}{task.verifier:<10}{task.about}")
-        say(
-            f"{'gym:NAME':<15}{'train/dev/test':<28}{'gym:NAME':<10}reasoning-gym's procedural tasks (extra gym)"
-        )
-        say(f"{'FILE.py:NAME':<15}{'':<28}{'math':<10}your own: a Task, or a function (split) -> problems")
+            say(_line(task.name, task.splits, task.verifier, task.about))
+        say(_line("gym:NAME", SPLITS, "gym:NAME", "reasoning-gym's procedural tasks (extra gym)"))
+        say(_line("FILE.py:NAME", (), "math", "your own: a Task, or a function (split) -> problems"))
         note("Next:  reasoning tasks NAME   one of them    reasoning prompt NAME   its first problem")
         return 0
     if options.task == "gym":

@@ -125,20 +125,25 @@ def look(tokens: Tokens, problems: Sequence[Problem], sampling: Sampling | None 
     thing is said once, errors first."""
     longest = sorted(problems, key=lambda p: len(p.prompt))[-2:]
     found: dict[Finding, None] = {}
+    most: tuple[int, ...] = ()
     for problem in {p.id: p for p in [*problems[:_LOOKED_AT], *longest]}.values():
-        found.update(dict.fromkeys(look_at(tokens, problem, sampling)))
+        try:
+            ids = tokens.ask(problem)
+            found.update(dict.fromkeys(_on_prompt(tokens, problem, ids, sampling)))
+        except UserError as error:
+            found[Finding("error", str(error))] = None
+        else:
+            most = max(most, ids, key=len)
+    found.update(dict.fromkeys(_on_room(tokens, most, sampling)))
     return sorted(found, key=lambda f: LEVELS.index(f.level))
 
 
-def look_at(tokens: Tokens, problem: Problem, sampling: Sampling | None = None) -> list[Finding]:
-    """What is worth knowing about the prompt of one problem."""
-    try:
-        ids = tokens.ask(problem)
-        found = [*_on_ids(tokens, ids), *_on_content(tokens, problem), *_on_room(tokens, ids, sampling)]
-        found += _on_chat(tokens, problem) if tokens.chat else _on_text(tokens, problem, sampling)
-    except UserError as error:
-        return [Finding("error", str(error))]
-    return found
+def _on_prompt(
+    tokens: Tokens, problem: Problem, ids: Sequence[int], sampling: Sampling | None
+) -> Iterable[Finding]:
+    yield from _on_ids(tokens, ids)
+    yield from _on_content(tokens, problem)
+    yield from _on_chat(tokens, problem) if tokens.chat else _on_text(tokens, problem, sampling)
 
 
 def _on_ids(tokens: Tokens, ids: Sequence[int]) -> Iterable[Finding]:

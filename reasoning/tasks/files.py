@@ -149,7 +149,7 @@ _COMMON: dict[str, Any] = {
 }
 _DETAILS = {
     "columns": "prompt=COLUMN, reference=COLUMN, difficulty=COLUMN; a.b.0 reaches into objects and lists",
-    "judging": "verifier=NAME says how answers are judged, template=NAME or a text with {question} how they are asked",
+    "judging": "verifier=NAME judges the answers; template=NAME, or a text with {question}, asks for them",
 }
 
 FILE = Task(
