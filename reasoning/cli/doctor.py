@@ -11,7 +11,16 @@ from importlib import metadata
 from reasoning.runfile import git_revision, versions
 from verifiers.foreign import owner_of_verifiers
 
-EXTRAS = {"vllm": "vllm", "datasets": "hub"}
+EXTRAS = {
+    "vllm": "vllm",
+    "openai": "openai",
+    "ray": "ray",
+    "datasets": "hub",
+    "reasoning-gym": "gym",
+    "duckdb": "query",
+    "peft": "lora",
+}
+"""Distribution -> the extra that installs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,7 @@ def run(options: DoctorOptions) -> int:
     print(f"{'cores':<18}{os.cpu_count()}")
     print(f"{'device':<18}{device()}")
     for package, extra in EXTRAS.items():
-        there = importlib.util.find_spec(package) is not None
+        there = importlib.util.find_spec(package.replace("-", "_")) is not None
         found = (
             metadata.version(package)
             if there

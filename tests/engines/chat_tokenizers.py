@@ -40,7 +40,8 @@ OPENING = THINKING.replace("{% if enable_thinking", "<think>\n{% if enable_think
 """A distilled reasoner's: the template opens the thoughts."""
 
 NO_SYSTEM = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}
-{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages -%}
+{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}
 {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}<|turn|>
 {{- 'model' if m['role'] == 'assistant' else m['role'] }}
 {{ m['content'] | trim }}<|end|>

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from chat_tokenizers import (
+from engines.chat_tokenizers import (
     BRACKETS,
     DATED,
     DEFAULT_SYSTEM,

@@ -100,3 +100,85 @@ def test_what_json_writes_is_read_back(tmp_path_factory, rows):
     read = list(read_jsonl(path))
     assert [row for _, row in read] == rows
     assert [number for number, _ in read] == [2 * i + 1 for i in range(len(rows))]
+
+
+ROWS = [{"q": "2+2?", "gold": "4", "level": "1"}, {"q": 'say "hi",\nplease', "gold": "hi", "level": "2"}]
+
+
+def as_file(path):
+    """ROWS in the format of the path's ending."""
+    import csv
+
+    import pyarrow
+    from pyarrow import parquet
+
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, ROWS[0], delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(ROWS)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(ROWS, indent=1))
+    else:
+        path.write_text("\n".join(map(json.dumps, ROWS)))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json", "parquet", "csv", "tsv", "CSV"])
+def test_every_format_reads_the_same(ending, tmp_path):
+    path = as_file(tmp_path / f"data.{ending.lower()}").rename(tmp_path / f"data.{ending}")
+    problems = load_problems(f"{path}:prompt=q,reference=gold,difficulty=level,template=plain")
+    assert [(p.prompt, p.reference) for p in problems] == [(r["q"], r["gold"]) for r in ROWS]
+    assert problems == load_problems(f"file:{path}:question=q,answer=gold,difficulty=level,template=plain")
+    assert [p.reference for p in load_problems(f"{path}:prompt=q,reference=gold,level=2")] == ["hi"]
+    with pytest.raises(UserError, match=r"Unknown column 'question'.* has: q, gold, level"):
+        load_problems(f"{path}:reference=gold")
+    with pytest.raises(UserError, match=r"Unknown column 'golf'\. Did you mean 'gold'\?"):
+        load_problems(f"{path}:prompt=q,reference=golf")
+    with pytest.raises(UserError, match="both given as the column of the question"):
+        load_problems(f"{path}:prompt=q,question=r,reference=gold")
+
+
+def test_a_limit_reads_no_further(write):
+    path = write({"question": "a", "answer": "1"}, {"question": "b", "answer": "2"}, "{broken")
+    assert len(load_problems(f"jsonl:{path}", limit=2)) == 2
+    assert len(load_problems(f"jsonl:{path}:limit=1", limit=2)) == 1
+    with pytest.raises(UserError, match="line 3: not valid JSON"):
+        load_problems(f"jsonl:{path}", limit=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.parquet", b"PAR1 not", "not a Parquet file"),
+        ("x.csv", b"question,answer\na,b,c\n", "line 2: 3 values where the header names 2 columns"),
+        ("x.csv", b"question,answer\na\n", "line 2: 1 values where the header names 2"),
+        ("x.csv", b"question,question\na,b\n", "two columns have one name"),
+        ("x.csv", b'question,answer\n"a,b\n', "cannot be read"),
+        ("x.csv", b"question,answer\n\xff,b\n", "cannot be read"),
+        ("x.csv", b"", "holds no problem"),
+        ("x.json", b"[1]", "row 0: expected a JSON object"),
+        ("x.json", b"[{", "not valid JSON"),
+        ("x.xlsx", b"", "files of problems end with one of"),
+    ],
+)
+def test_damaged_files(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_problems(f"file:{path}")
+
+
+def test_typed_cells_of_parquet_become_plain(tmp_path):
+    import datetime
+    import decimal
+
+    import pyarrow
+    from pyarrow import parquet
+
+    row = {"question": "When?", "answer": datetime.date(2024, 2, 29), "level": decimal.Decimal("2.50")}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "x.parquet")
+    (problem,) = load_problems(f"{tmp_path / 'x.parquet'}:difficulty=level")
+    assert (problem.reference, problem.metadata["difficulty"]) == ("2024-02-29", "2.50")
