@@ -145,7 +145,8 @@ def test_search_takes_the_same_options(model, tmp_path, capsys):
     assert main(run) == 0
     assert "accuracy" in capsys.readouterr().out
     row = json.loads((tmp_path / "run" / "solutions.jsonl").read_text())
-    assert row["answer"].startswith("7")  # the vote reads the prefill
+    (problem,) = load_problems("word:test:n=1", prefill="The answer is 7.\n")
+    assert (row["problem_id"], row["samples"]) == (problem.id, 2)
 
 
 def test_a_system_prompt_from_a_file_and_in_the_spec(tmp_path):
