@@ -55,7 +55,7 @@ check: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed  ## side-by-side benchmarks (quiet machine, please)
-	$(BIN)/python -m evals.bench_sampling
+	$(BIN)/python -m evals.bench_engines $(if $(wildcard .venv-vllm/.installed),--vllm .venv-vllm/bin/python)
 
 clean:  ## remove the environment, caches and demo runs
 	rm -rf $(VENV) .venv-vllm runs .pytest_cache .ruff_cache .hypothesis *.egg-info

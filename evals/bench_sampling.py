@@ -11,6 +11,7 @@ the end of a chain count. Cases:
     ragged   an end token has a chance of about 1 in 46 each step, at most 128 tokens; more chains than rows
 
 Single times depend on the machine and on what else runs there; the ratio within a round is what counts.
+`evals.bench_engines` compares with vLLM too, and with a larger model.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from reasoning.engines import Engine
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.records import Cost, Draw, Problem, Sampling
 
@@ -53,8 +55,8 @@ CASES = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    words = {f"w{i}": i for i in range(VOCAB - 1)} | {"<pad>": PAD}
+def build_tokenizer(vocab: int = VOCAB) -> PreTrainedTokenizerFast:
+    words = {f"w{i}": i for i in range(vocab - 1)} | {"<pad>": vocab - 1}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
@@ -91,9 +93,7 @@ def build_prompts(count: int) -> list[str]:
     return out
 
 
-def run_engine(
-    engine: TransformersEngine, prompts: list[str], case: Case, seed: int
-) -> tuple[int, float, Cost]:
+def run_engine(engine: Engine, prompts: list[str], case: Case, seed: int) -> tuple[int, float, Cost]:
     sampling = Sampling(max_new_tokens=case.new_tokens, seed=seed)
     draws = [Draw(Problem.make(p, None), sampling, tuple(range(case.chains))) for p in prompts]
     start = time.perf_counter()
@@ -132,9 +132,9 @@ def run_peer(model, tokenizer, prompts: list[str], case: Case, seed: int) -> tup
     return tokens, time.perf_counter() - start
 
 
-def product_flops_per_second() -> float:
-    """What the machine's matrix product reaches, float32, 2048 cubed, best of 5."""
-    a = torch.randn(2048, 2048)
+def product_flops_per_second(dtype: torch.dtype = torch.float32) -> float:
+    """What the machine's matrix product reaches, 2048 cubed, best of 5."""
+    a = torch.randn(2048, 2048).to(dtype)
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
