@@ -5,6 +5,7 @@ Examples come from the task (its training split, or its own generator), or where
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,8 @@ def shots_for(problem: Problem, found: Sequence[Demonstration], n: int) -> list[
     Raises UserError where too few are left.
     """
     mark = problem.fingerprint
-    shown = [(example.prompt, answer.strip()) for example, answer in found if example.fingerprint != mark][:n]
+    others = (shot for shot in found if shot[0].fingerprint != mark)
+    shown = [(example.prompt, answer.strip()) for example, answer in itertools.islice(others, n)]
     if len(shown) < n:
         raise UserError(
             f"Only {len(shown)} worked examples are left that problem {problem.id} is not one of."
