@@ -26,6 +26,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,17 @@ from reasoning.agreement import LABEL, Agreement, agreement
 from reasoning.errors import UserError, unknown
 from reasoning.pool import Pool
 from reasoning.pool.admission import as_float, is_count, short
+from reasoning.pool.export import dataset_rows, is_plain, noun_of
 from reasoning.records import Chain, Problem, Sampling, chain_key
 from reasoning.sampling import VerifyReport, verify
-from reasoning.tasks.files import paths, read_jsonl, text_of
+from reasoning.tasks.rows import READERS, paths, read_jsonl, read_rows, text_of
 from verifiers.base import Attempt, Verdict, Verifier
 
 RECORDED = "recorded:"
 """Prefix of the verdicts that recorded scores become: deployable, they were given without the reference."""
 
 _FIELDS = ("question", "answer", "response", "index", "model", "finish", "label", "score")
+_RESTORED_AT_ONCE = 4096
 _PART = re.compile(r"([^.\[\]]+)|\[(\d*)\]|\.")
 
 
@@ -177,9 +180,11 @@ def import_rows(
     task: str = "recorded",
     verifier: Verifier | None = None,
 ) -> ImportReport:
-    """Read rows (a JSONL file, or objects) into ``pool``: problems, chains, labels and recorded scores.
+    """Read rows (a JSONL, JSON, Parquet or CSV file, the folder of a data set, or objects) into ``pool``: problems,
+    chains, labels and recorded scores.
 
-    mapping: one, or several that are each applied to every row (a row with the outputs of several models).
+    mapping: one, or several that are each applied to every row (a row with the outputs of several models); none
+    for rows that a pool's export wrote, which come back as they were, keys included.
     model: of responses whose mapping names none; by default the file's name. sampling: how they were drawn,
     as far as it is known. Recorded chains have no token ids, and token counts of 0.
     verifier: judges the chains afterwards; where there are labels, the agreement is reported.
@@ -188,6 +193,8 @@ def import_rows(
     is stored then.
     """
     mappings = [RowMapping.parse(m) for m in ([mapping] if isinstance(mapping, str) else mapping)]
+    if not mappings:
+        return _restore(_rows(source), pool, verifier)
     sampling = sampling or Sampling()
     named = model or (Path(source).stem if isinstance(source, str | Path) else "recorded")
     read = _Reader(named, sampling, task)
@@ -220,10 +227,57 @@ def import_rows(
 
 
 def _rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(source, str | Path):
-        yield from ((f"{source}, line {number}", row) for number, row in read_jsonl(source))
-    else:
+    if not isinstance(source, str | Path):
         yield from ((f"row {number}", row) for number, row in enumerate(source, 1))
+    elif Path(source).is_dir():
+        yield from dataset_rows(Path(source))
+    elif Path(source).suffix.lower() in READERS:
+        yield from read_rows(source)
+    else:
+        yield from ((f"{source}, line {number}", row) for number, row in read_jsonl(source))
+
+
+def _restore(
+    rows: Iterator[tuple[str, Mapping[str, Any]]], pool: Pool, verifier: Verifier | None
+) -> ImportReport:
+    """Take in rows that `export` wrote, some thousand at a time."""
+    report, models, ids = ImportReport(), set(), set()
+    judged_before: dict[str, set[str]] = {}
+    while some := list(islice(rows, _RESTORED_AT_ONCE)):
+        nouns = []
+        for where, row in some:
+            if not is_plain(dict(row)):
+                raise UserError(
+                    f"{where}: say where its fields are, by --map question=COLUMN,response=COLUMN,... (only rows of "
+                    "`reasoning pool export` need none)."
+                )
+            nouns.append(noun_of(dict(row), where))
+        report.rows += len(nouns)
+        pool.add_problems(problem for problem, _, _ in nouns)
+        ids.update(problem.id for problem, _, _ in nouns)
+        models.update(chain.model for _, chain, _ in nouns)
+        try:
+            missing = set(pool.missing([chain.key for _, chain, _ in nouns]))
+            pool.append([chain for _, chain, _ in nouns if chain.key in missing])
+        except ValueError as e:
+            raise UserError(f"{some[0][0]} and following: {e}.") from None
+        report.chains += len(missing)
+        report.present += len(nouns) - len(missing)
+        verdicts: dict[tuple[str, bool], dict[str, Verdict]] = {}
+        for _, chain, judged in nouns:
+            if judged is not None:
+                verdicts.setdefault(judged[:2], {})[chain.key] = judged[2]
+        for (name, oracle), table in verdicts.items():
+            if name not in judged_before:
+                judged_before[name] = set(pool.verdicts(name))
+            new = {k: v for k, v in table.items() if k not in judged_before[name]}
+            pool.add_verdicts(name, new, oracle=oracle)
+    if not report.rows:
+        raise UserError("No rows found.")
+    report.problems, report.models = len(ids), sorted(models)
+    if verifier is not None:
+        report.verified = verify(pool, verifier)
+    return report
 
 
 class _Reader:

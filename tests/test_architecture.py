@@ -23,10 +23,12 @@ FLOORS: dict[str, int] = {
     "reasoning.prices": 1,
     "reasoning.budget": 1,
     "reasoning.flops": 1,
+    "reasoning.architectures": 1,
     "reasoning.tasks": 1,
     "reasoning.estimators": 1,
     "reasoning.statistics": 1,
     "reasoning.runfile": 1,
+    "reasoning.cluster": 2,
     "reasoning.pool": 2,
     "reasoning.select": 2,
     "reasoning.engines": 3,
@@ -53,6 +55,7 @@ PEERS = {
     ("reasoning.solve", "reasoning.drawing"),
     ("reasoning.solve", "reasoning.sampling"),
     ("reasoning.recorded", "reasoning.sampling"),
+    ("reasoning.flops", "reasoning.architectures"),
     ("reasoning.budget", "reasoning.limits"),
     ("reasoning.budget", "reasoning.charges"),
     ("reasoning.budget", "reasoning.prices"),
@@ -76,6 +79,7 @@ HEAVY = {
     "scipy",
     "sympy",
     "datasets",
+    "duckdb",
     "rich",
 }
 

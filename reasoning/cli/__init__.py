@@ -54,6 +54,25 @@ VERBS: dict[str, Verb] = {
     "curve": Verb("curve", "CurveOptions", "accuracy against compute: files, picture and report"),
     "show": Verb("contents", "ShowOptions", "what is in a run; --cost: what it spent, and what is left"),
     "import": Verb("recorded", "ImportOptions", "read recorded outputs into a pool", ("file", "run")),
+    "pool check": Verb(
+        "pool", "CheckOptions", "is the pool whole? --repair keeps what can be saved", function="check"
+    ),
+    "pool query": Verb(
+        "pool",
+        "QueryOptions",
+        "SQL over chains, verdicts, problems, charges",
+        ("run", "sql"),
+        function="query",
+    ),
+    "pool export": Verb(
+        "pool", "ExportOptions", "to JSONL, Parquet or a Hugging Face data set", function="export"
+    ),
+    "pool merge": Verb(
+        "pool", "MergeOptions", "bring several pools together in one", ("runs",), function="merge"
+    ),
+    "pool seal": Verb(
+        "pool", "SealOptions", "turn write-ahead files into Parquet shards now", function="seal"
+    ),
     "doctor": Verb("doctor", "DoctorOptions", "what this machine and installation can do", ()),
 }
 
@@ -101,6 +120,12 @@ def dispatch(arguments: list[str]) -> int:
         print(f"reasoning {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    actions = [verb for verb in VERBS if verb.startswith(name + " ")]
+    if actions:
+        if not rest or rest[0] in ("-h", "--help"):
+            print("\n".join(f"  reasoning {verb:<13}{VERBS[verb].about}" for verb in actions))
+            return 0
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in VERBS:
         raise unknown("command", name, VERBS, "reasoning --help lists them")
     options, run = parse(name, rest)
@@ -166,6 +191,6 @@ def overview() -> str:
         "Train reasoning models on verifiable rewards, search at test time, see what the compute bought.",
         "",
     ]
-    lines += [f"  reasoning {name:<9}{verb.about}" for name, verb in VERBS.items()]
+    lines += [f"  reasoning {name:<13}{verb.about}" for name, verb in VERBS.items()]
     lines += ["", "  reasoning COMMAND --help   all options of a command", "", "Start here:  reasoning demo"]
     return "\n".join(lines)

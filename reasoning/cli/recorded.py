@@ -1,7 +1,10 @@
-"""Read recorded model outputs (JSONL) into RUN/pool, judge them again, and compare with the file's labels.
+"""Read recorded model outputs into RUN/pool, judge them again, and compare with the file's labels.
 
   reasoning import outputs.jsonl runs/r --map question=question,answer=gt,response=response[],label=score[] \\
       --verifier numeric
+  reasoning import outputs.parquet runs/r --map question=problem,answer=answer,response=generations[]
+  reasoning import saved_dataset/ runs/r --map ...   a folder that Hugging Face datasets saved (extra "hub")
+  reasoning import chains.parquet runs/r             rows of `reasoning pool export`: no --map, same keys
 
 A mapping is field=path pairs: question, answer, response, index, model, finish, label, score.NAME, meta.NAME.
 A path reaches into the row (infos[0].r) and, with [], into every element of a list. Give --map several times for
@@ -27,7 +30,7 @@ from verifiers import open_verifier
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    file: str = option(..., "JSONL file of recorded outputs", metavar="FILE")
+    file: str = option(..., ".jsonl, .json, .parquet or .csv file, or a data set's folder", metavar="FILE")
     run: str = option(..., "folder of the run", metavar="RUN")
     map: list[str] = option([], "field=path,... (see above; repeat for several models per row)")
     model: str = option("", "name of the model, where the mapping gives none (default: the file's name)")

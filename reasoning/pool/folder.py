@@ -171,7 +171,7 @@ class Folder:
     def new_wal(self) -> tuple[str, AppendFile]:
         """A write-ahead file of our own, locked, younger than every segment there is."""
         with self.locked():
-            names = {*self._shard_names(), *self.sealed(), *(p.stem for p in self._wal_paths())}
+            names = {*self.shard_names(), *self.sealed(), *(p.stem for p in self.wal_paths())}
             youngest = max((int(n.split("-")[0]) for n in names), default=0)
             name = f"{max(time.time_ns(), youngest + 1):020d}-{secrets.token_hex(4)}"
             try:
@@ -185,7 +185,7 @@ class Folder:
                 raise PoolError(f"{file.path}: this file system does not support locks, which a pool needs.")
         return name, file
 
-    def _wal_paths(self) -> list[Path]:
+    def wal_paths(self) -> list[Path]:
         return sorted(p for p in self.wal.glob("[!.]*") if p.suffix in wal.READERS)
 
     def sealed(self) -> dict[str, Sealed]:
@@ -214,10 +214,10 @@ class Folder:
         manifest is read, so one that is sealed and removed in between is in the manifest by then. A shard that
         neither knows has lost its line (the manifest was deleted or emptied): it is taken in again, with a note.
         """
-        shard_names = self._shard_names()
+        shard_names = self.shard_names()
         live: list[Segment] = []
         dead: list[tuple[Segment, AppendFile]] = []
-        for path in self._wal_paths():
+        for path in self.wal_paths():
             if path.stem not in own:
                 self._read_wal(path, repair, live, dead)
         sealed = self.sealed()
@@ -230,7 +230,7 @@ class Folder:
                 if (orphan := self._adopt(name)) is not None:
                     sealed[name] = orphan
                     if repair:
-                        self._add_line(orphan)
+                        self.add_line(orphan)
         self._note_missing(sealed)
         for segment, file in [pair for pair in dead if pair[0].name in sealed]:
             self.seal(segment, file)  # killed between the manifest's line and the removal of the file
@@ -276,6 +276,18 @@ class Folder:
             self.quarantine(path.name, b"".join(reading.refused))
         dead.append((segment, file))
 
+    def set_aside(self, path: Path) -> Path:
+        """Move a damaged file into quarantine."""
+        target = self.path / "quarantine" / path.name
+        try:
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+            fsync_folder(target.parent)
+            fsync_folder(path.parent)
+        except OSError as e:
+            raise cannot_write(target, e) from e
+        return target
+
     def quarantine(self, name: str, content: bytes) -> Path:
         """Keep bytes that the pool cannot use, for a person to look at."""
         target = self.path / "quarantine" / name
@@ -291,7 +303,7 @@ class Folder:
         self._note(f"{target}: what was left out is kept there.")
         return target
 
-    def _shard_names(self) -> set[str]:
+    def shard_names(self) -> set[str]:
         """The segments that have shards."""
         return {p.stem.partition("-")[2] for p in (self.path / "shards").glob("[!.]*-*-*.parquet")}
 
@@ -350,7 +362,7 @@ class Folder:
                     temporary = path.with_name(f".{path.name}.tmp")
                     written.append(temporary)
                     shards.write_shard(table, temporary)
-                    _fsync_file(temporary)
+                    fsync_file(temporary)
                     temporary.rename(path)
                     written[-1] = path
                     sealed.rows[name] = table.num_rows
@@ -360,7 +372,7 @@ class Folder:
                         keyindex.write_part(self.index, [segment.name], keyindex.in_order(numbers))
                 fsync_folder(self.path / "shards")
                 with self.locked():
-                    self._add_line(sealed)
+                    self.add_line(sealed)
             except (OSError, PoolError) as e:
                 for path in written:
                     path.unlink(missing_ok=True)
@@ -376,7 +388,8 @@ class Folder:
         table = Sealed(name, self, {"chains": 0}).read("chains", ["key"])
         return key_numbers([] if table is None else table["key"].to_pylist())
 
-    def _add_line(self, sealed: Sealed) -> None:
+    def add_line(self, sealed: Sealed) -> None:
+        """Put a segment into the manifest; its last line counts. The caller holds the folder's lock."""
         groups = [[model, sampling, n] for (model, sampling), n in sealed.counts.items()]
         manifest = AppendFile(self.manifest)
         try:
@@ -392,7 +405,7 @@ def _first_line(e: Exception) -> str:
     return str(e).split("\n")[0]
 
 
-def _fsync_file(path: Path) -> None:
+def fsync_file(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

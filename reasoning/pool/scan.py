@@ -42,22 +42,31 @@ def pieces(segment: Sealed | Segment, table: str, names: Sequence[str] | None = 
         yield part if names is None else part.select(list(names))
 
 
-def chain_rows(
-    segments: Sequence[Sealed | Segment], names: Sequence[str] | None, repeats: set[str]
-) -> Iterator[pa.Table]:
-    """``repeats``: keys that are in more than one segment; of these the last row counts."""
-    last: dict[str, str] = {}
+def stale_rows(segments: Sequence[Sealed | Segment], repeats: set[str]) -> list[tuple[str, str]]:
+    """(key, segment) of the chains that a later segment overrules. repeats: see `repeated`."""
+    where: dict[str, list[str]] = {}
     if repeats:
         for segment in segments:
             for part in pieces(segment, "chains", ["key"]):
-                last.update((k, segment.name) for k in part["key"].to_pylist() if k in repeats)
+                for key in repeats.intersection(part["key"].to_pylist()):
+                    where.setdefault(key, []).append(segment.name)
+    return [(key, name) for key, names in where.items() for name in names[:-1]]
+
+
+def chain_rows(
+    segments: Sequence[Sealed | Segment], names: Sequence[str] | None, repeats: set[str]
+) -> Iterator[pa.Table]:
+    """The chains, some thousand at a time."""
+    stale: dict[str, set[str]] = {}
+    for key, name in stale_rows(segments, repeats):
+        stale.setdefault(name, set()).add(key)
     for segment in segments:
-        stale = {key for key, name in last.items() if name != segment.name}
-        wanted = None if names is None else list(dict.fromkeys(["key", *names])) if repeats else list(names)
+        without = stale.get(segment.name, set())
+        wanted = None if names is None else list(dict.fromkeys(["key", *names]))
         for part in pieces(segment, "chains", wanted):
             kept = part
-            if stale:
-                kept = part.filter(pa.array([k not in stale for k in part["key"].to_pylist()], pa.bool_()))
+            if without:
+                kept = part.filter(pa.array([k not in without for k in part["key"].to_pylist()], pa.bool_()))
             if kept.num_rows:
                 yield kept if names is None else kept.select(list(names))
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from reasoning.pool.segment import Filter
 
-_GROUP_ROWS = 16_384
+_GROUP_ROWS = 8_192
+"""Of a damaged shard the whole groups of rows can be saved."""
 
 
 def write_shard(table: pa.Table, path: Path) -> None:

@@ -327,7 +327,21 @@ class Pool:
         segments = self._all()
         if table != "chains":
             return scan.rows(segments, table, names)
-        return scan.chain_rows(segments, names, scan.repeated(self._key_slices()))
+        return scan.chain_rows(segments, names, self.repeated_keys())
+
+    def sql(self, query: str) -> pa.Table:
+        """Rows by SQL over the views chains, verdicts, problems, models, verifiers and charges (extra ``query``)."""
+        from reasoning.pool.query import query as run
+
+        return run(self, query)
+
+    def segments(self) -> list[Sealed | Segment]:
+        """All segments, oldest first."""
+        return self._all()
+
+    def repeated_keys(self) -> set[str]:
+        """The chains that two writers drew at the same time, so that two segments have them."""
+        return scan.repeated(self._key_slices())
 
     def claims(self) -> Claims:
         """To share the drawing with other processes; see `Claims`."""

@@ -1,0 +1,61 @@
+"""Bring the chains, verdicts and charges of several pools together in one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from reasoning.errors import UserError
+from reasoning.pool.store import Pool
+
+
+def merge(sources: Sequence[str | Path], to: str | Path) -> Counter[str]:
+    """Add what the pool ``to`` lacks of each source; how many rows of each table were new.
+
+    By key, so that merging twice changes nothing. Where two have a verdict by one verifier on one chain, the first
+    one's stays; a verifier that is an oracle in one is an oracle in all. Raises UserError for a source that is no
+    pool, or the target itself.
+    """
+    pools = [Pool.open(source, read_only=True) for source in sources]
+    added: Counter[str] = Counter()
+    with Pool.open(to) as target:
+        if any(pool.path.resolve() == target.path.resolve() for pool in pools):
+            raise UserError(f"{target.path} is merged into itself: name another folder by --to.")
+        for pool in pools:
+            added += _add(pool, target)
+    return added
+
+
+def _add(pool: Pool, target: Pool) -> Counter[str]:
+    added: Counter[str] = Counter()
+    before = len(target.problems())
+    target.add_problems(pool.problems().values())
+    added["problems"] = len(target.problems()) - before
+    models = target.models()
+    for name, info in pool.models().items():
+        if info and not models.get(name):
+            target.add_model(name, info)
+            added["models"] += 1
+    known = {charge.id for charge in target.charges()}
+    charges = [c for c in pool.charges() if c.id not in known]
+    target.append([], charges=charges)
+    added["charges"] = len(charges)
+    for part in pool.scan("chains"):
+        keys = part["key"].to_pylist()
+        missing = set(target.missing(keys))
+        target.add_tables({"chains": part.filter(pa.array([k in missing for k in keys], pa.bool_()))})
+        added["chains"] += len(missing)
+    oracles = target.verifiers()
+    judged = {name: set(target.verdicts(name)) for name in pool.verifiers() if name in oracles}
+    for part in pool.scan("verdicts"):
+        pairs = zip(part["verifier"].to_pylist(), part["key"].to_pylist(), strict=True)
+        new = [key not in judged.get(name, ()) for name, key in pairs]
+        target.add_tables({"verdicts": part.filter(pa.array(new, pa.bool_()))})
+        added["verdicts"] += sum(new)
+    for name, oracle in pool.verifiers().items():
+        if oracles.get(name) != (oracle or oracles.get(name, False)):
+            target.add_verdicts(name, {}, oracle=oracle or oracles.get(name, False))
+    return added
