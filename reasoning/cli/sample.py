@@ -15,7 +15,8 @@ from reasoning.budget import Ledger
 from reasoning.cli.asking import Asking, problems_of, warnings
 from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
 from reasoning.cli.show import note, say
-from reasoning.engines import open_engine
+from reasoning.cluster import CLUSTER
+from reasoning.engines.ray import engine_on
 from reasoning.errors import BudgetError, UserError
 from reasoning.limits import LIMITS
 from reasoning.options import option
@@ -33,6 +34,7 @@ class SampleOptions(Asking):
     run: str = option(..., "folder of the run", metavar="RUN")
     task: str = option(..., "problems, task:split[:key=value,...]")
     engine: str = option(..., "engine:model, such as transformers:FOLDER or vllm:HUB_ID")
+    cluster: str = option("", CLUSTER)
     n: int = option(16, "chains per problem", low=1)
     temperature: float = option(1.0, "0 is greedy", low=0, high=100)
     top_p: float = option(1.0, "nucleus sampling")
@@ -49,7 +51,7 @@ def run(options: SampleOptions) -> int:
     sampling = sampling_from(options)
     folder = Path(options.run)
     budget, prices = terms(folder, options.budget, options.prices)
-    engine = open_engine(options.engine)
+    engine = engine_on(options.cluster, options.engine)
     for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"sample {engine.model.partition('@')[0]}")
@@ -65,7 +67,7 @@ def run(options: SampleOptions) -> int:
         for text in pool.notes:
             note(text)
     engine.close()
-    for text in report.warnings:
+    for text in [*getattr(engine, "notes", ()), *report.warnings]:
         note(text)
     say(
         f"{folder}  {engine.model}  {report.present + report.drawn}/{report.wanted} chains ({report.present} were "

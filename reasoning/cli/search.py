@@ -24,7 +24,9 @@ from reasoning.cli.asking import Asking, problems_of, warnings
 from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
 from reasoning.cli.sample import refuse_spent, register_model, sampling_from
 from reasoning.cli.show import note, say
-from reasoning.engines import open_engine
+from reasoning.cluster import CLUSTER
+from reasoning.cluster.verifier import on_cluster
+from reasoning.engines.ray import engine_on
 from reasoning.errors import BudgetError, UserError
 from reasoning.options import option
 from reasoning.pool import Pool
@@ -44,6 +46,7 @@ class SearchOptions(Asking):
     run: str = option("", "folder of the run", metavar="RUN")
     task: str = option("", "problems, task:split[:key=value,...]")
     engine: str = option("", "engine:model")
+    cluster: str = option("", CLUSTER)
     strategy: str = option("majority:n=16", "strategy:key=value,... (--list names them)")
     scorer: str = option("", "verifier that scores chains, for strategies that need one")
     verifier: str = option("", "verifier that says what is right, to measure (default: the task's own)")
@@ -67,14 +70,14 @@ def run(options: SearchOptions) -> int:
         if not getattr(options, name):
             raise UserError(f"reasoning search needs {'RUN' if name == 'run' else '--' + name}.")
     search = open_search(options.strategy)
-    scorer = open_verifier(options.scorer) if options.scorer else None
+    scorer = on_cluster(options.scorer, options.cluster, beside=True) if options.scorer else None
     judge = open_verifier(options.verifier or verifier_of(options.task))
     problems = problems_of(options)
     sampling = sampling_from(options)
     folder = Path(options.run)
     budget, prices = terms(folder, options.budget, options.prices)
     stored(folder / "solutions.jsonl")  # a damaged one is said before anything is spent
-    engine = open_engine(options.engine)
+    engine = engine_on(options.cluster, options.engine)
     for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"search {search.name}")
@@ -87,6 +90,8 @@ def run(options: SearchOptions) -> int:
         paid = ledger.spent.cost.flops - before.cost.flops
     line.close()
     engine.close()
+    for text in getattr(engine, "notes", ()):
+        note(text)
     if not any(s.samples for s in solutions):
         raise BudgetError(
             f"What is left of the budget {options.budget} cannot pay for the first round of {search.name} in the "

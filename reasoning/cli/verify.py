@@ -18,13 +18,15 @@ from pathlib import Path
 
 from reasoning.cli.purse import PRICES, open_ledger, terms
 from reasoning.cli.show import note, say
+from reasoning.cluster import CLUSTER
+from reasoning.cluster.verifier import on_cluster
 from reasoning.errors import UserError
 from reasoning.options import option
 from reasoning.pool import Pool
 from reasoning.progress import Line
 from reasoning.runfile import write_run
 from reasoning.sampling import verify
-from verifiers import Verifier, open_verifier
+from verifiers import Verifier
 from verifiers.rows import verify_rows
 
 
@@ -32,13 +34,14 @@ from verifiers.rows import verify_rows
 class VerifyOptions:
     target: str = option(..., "run folder, or JSONL file (- for standard input)", metavar="TARGET")
     verifier: str = option(..., "verifier spec, such as numeric, countdown, learned:FOLDER")
+    cluster: str = option("", CLUSTER)
     out: str = option("", "with a JSONL file: where the verdicts go (default: standard output)")
     budget: str = option("", "limit on all that the run spends, such as flops=1e15 or price=2.50")
     prices: str = option("", PRICES)
 
 
 def run(options: VerifyOptions) -> int:
-    verifier = open_verifier(options.verifier)
+    verifier = on_cluster(options.verifier, options.cluster)
     folder = Path(options.target)
     if options.target == "-" or folder.is_file():
         for name in ("budget", "prices"):

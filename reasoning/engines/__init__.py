@@ -4,6 +4,7 @@ transformers:PATH_OR_HUB_ID   embedded default; the bare path of an existing fol
 vllm:PATH_OR_HUB_ID           vLLM in this process (extra "vllm")
 openai:MODEL:base_url=URL     any OpenAI-compatible server (extra "openai")
 replay:PATH                   recorded chains
+ray:ENGINE:OPTIONS            any of the others on many machines (extra "ray"): ray:vllm:PATH:actors=8,address=HOST:6379
 path/to/file.py:name          your own: an engine, or a function (**options) that returns one
 """
 
@@ -22,6 +23,7 @@ from reasoning.spec import Spec, is_user_code, load_user_code, parse_spec
 # Each module is imported when its engine is opened, so that naming an engine costs nothing.
 ENGINES = {
     "openai": ("reasoning.engines.openai", "OpenAIEngine"),
+    "ray": ("reasoning.engines.ray", "RayEngine"),
     "replay": ("reasoning.engines.replay", "ReplayEngine"),
     "transformers": ("reasoning.engines.transformers", "TransformersEngine"),
     "vllm": ("reasoning.engines.vllm", "VLLMEngine"),
