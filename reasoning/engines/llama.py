@@ -131,7 +131,7 @@ class LlamaForward:
 
     def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> SharedKeyValues:
         like = [self.embedding.new_zeros(0, self.head_dim) for _ in self.layers]
-        return SharedKeyValues(rows, prompt_tokens, new_tokens, self.kv_heads, like)
+        return SharedKeyValues(rows, new_tokens, self.kv_heads, like)
 
     def bytes_per_token(self) -> int:
         return len(self.layers) * 2 * self.kv_heads * self.head_dim * self.embedding.element_size()
