@@ -19,8 +19,8 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
         and ((_wordy(gold) and _wordy(answer)) or gold.tree == answer.tree)
     ):
         return "text"
-    if gold.choice and gold.choice == answer.choice:
-        return "choice"
+    if gold.choice and answer.choice:
+        return "choice" if gold.choice == answer.choice else None
     if gold.tree is None or answer.tree is None:
         return None
     left, right = gold.number, answer.number

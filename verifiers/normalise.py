@@ -35,11 +35,18 @@ _PLAIN = {
     "\u060c": ",",
 }
 _UNICODE = str.maketrans({**_PLAIN, **_FRACTIONS})
-_WIDE = re.compile("[\uff01-\uff5e]+")
+_WIDE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]+")
 _LATEX = [
     (
         re.compile(
             r"\\(?:displaystyle|textstyle|left|right|[bB]igg?[lr]?|limits|boldsymbol|mathbf)(?![A-Za-z])"
+        ),
+        "",
+    ),
+    (
+        re.compile(
+            r"\\(?:(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|underline|checkmark)(?![A-Za-z])"
+            r"|(?:bf|rm|it)(?![A-Za-z{])(?!\s*\{)|(?:text)?color\s*\{[^{}]*\}|[hv]?phantom\s*\{[^{}]*\})"
         ),
         "",
     ),
@@ -54,7 +61,7 @@ _SPACES = re.compile(r"\s+")
 
 
 def plain_unicode(text: str) -> str:
-    """Full-width forms, Unicode minus and spaces, and vulgar fractions in ASCII; invisible
+    """Full-width and mathematical letter forms, Unicode minus and spaces, and vulgar fractions in ASCII; invisible
     characters gone. ASCII text comes back as it is."""
     if text.isascii():
         return text

@@ -17,6 +17,21 @@ _NAMED = re.compile(r"^(?:[A-Za-z]\w{0,20}|\\[a-z]+)\s*=\s*")
 _APART = re.compile(
     r"\s[-+*/^=<>]|\b(?:or|and|to|between|not|less|more|about|either)\b|[\d=<>^\\]", re.IGNORECASE
 )
+_LETTER = re.compile(
+    r"(?<![A-Za-z'])(?![mghslL](?![A-Za-z]))(?!a\s[a-z]{2}|[ap]\.?\s?m\b)[A-Za-z](?![A-Za-z])"
+)
+"""A letter that stands alone and is no unit: a variable."""
+_STYLE = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{([^{}]*)\}")
+_POWER = re.compile(r"(?<=\d\s)((?:[cdkm]?m|ft|in|yd))\s?\^\s?\{?[23]\}?$")
+_NUMERAL = re.compile(
+    r"[-+]?(?:(?:\\?\$|€|£|¥)\s?)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s\d+/\d+|/\d+)?\s?%?", re.ASCII
+)
+_HEDGE = re.compile(
+    r"\b(?:or|not|nor|neither|either|never|no|than|least|most|over|under|below|above|between|from|about|around|maybe"
+    r"|perhaps|possibly|almost|nearly|roughly|approximately|if|except|times|plus|minus|divided|multiplied|step|equation"
+    r"|part|problem|question|case|chapter|page)\b|n't\b",
+    re.IGNORECASE,
+)
 _LEAD = re.compile(
     r"(?:(?:a total of|exactly|equal to|equals|just)\s+)?"
     r"(?P<number>[-+]?(?:\\?\$|€|£|¥)?\s?[-+]?(?:\d|\.\d|\\[dt]?frac).*)$",
@@ -27,10 +42,10 @@ _LEAD = re.compile(
 class Numeric(RuleVerifier):
     """Integers, decimals, fractions, mixed numbers, with separators, currency and percent signs.
 
-    The answer is read from ``\\boxed{}``, "the answer is", ``####`` (see `verifiers.extract`) or from a
-    response that is nothing but a number. "36 apples" is 36; "36 or 37", "x^2 = 36" and a box without a
-    number are no answer. A stated sum must hold ("6+3=9"). The reference may be a number or text, a GSM8K
-    solution included.
+    The answer is read from ``\\boxed{}``, "the answer is", ``####`` (see `verifiers.extract`), from a response that
+    is nothing but a number, or from one sentence with one number in it ("Sally has 9 books."). "36 apples" is 36;
+    "36 or 37", "4t", "x^2 = 36" and a box without a number are no answer. A stated sum must hold ("6+3=9"). The
+    reference may be a number or text, a GSM8K solution included.
 
     tolerance: relative; 0 compares exactly, so 0.333 is not 1/3.
     """
@@ -95,7 +110,8 @@ def stated_number(text: str) -> Fraction | None:
     number = parse_number(text)
     if number is not None:
         return number.value
-    text = squeeze(unwrap(plain_latex(plain_unicode(text)).replace("{,}", ",")))
+    text = _STYLE.sub(r" \1 ", plain_latex(plain_unicode(text)).replace("{,}", ","))
+    text = _POWER.sub(r"\1", squeeze(unwrap(text)))
     text = _NAMED.sub("", text.replace("$", "").strip() if text.count("$") == 2 else text)
     number = parse_number(text)
     if number is not None:
@@ -103,9 +119,9 @@ def stated_number(text: str) -> Fraction | None:
     if "=" in text:
         return _equal_sides(text)
     match = _LEAD.match(text)
-    if match is None:
-        return None
-    return _leading(match.group("number"))
+    if match is not None:
+        return _leading(match.group("number"))
+    return _in_words(text)
 
 
 def _leading(text: str) -> Fraction | None:
@@ -115,9 +131,25 @@ def _leading(text: str) -> Fraction | None:
         number = parse_number(" ".join(words[:count]).rstrip(",;"))
         if number is not None:
             rest = " " + " ".join(words[count:])
-            return None if _APART.search(rest) or len(rest) > 80 else number.value
+            return None if _APART.search(rest) or _LETTER.search(rest) or len(rest) > 80 else number.value
     glued = re.match(r"([^A-Za-z]*\d)\s?([A-Za-z°]{1,12})$", text)
-    number = parse_number(glued.group(1)) if glued else None
+    if glued is None or _LETTER.search(" " + glued.group(2)):
+        return None
+    number = parse_number(glued.group(1))
+    return None if number is None else number.value
+
+
+def _in_words(text: str) -> Fraction | None:
+    """The only number of a sentence ("Sally has 9 books"), where nothing hedges or relates it."""
+    found = list(_NUMERAL.finditer(text)) if len(text) <= 200 else []
+    if len(found) != 1:
+        return None
+    before, after = text[: found[0].start()], text[found[0].end() :]
+    if not re.fullmatch(r"(?:[A-Za-z'\u2019-]{1,30}[,:]?\s+)+", before) or _HEDGE.search(before):
+        return None
+    if _APART.search(after) or _LETTER.search(after):
+        return None
+    number = parse_number(found[0].group())
     return None if number is None else number.value
 
 

@@ -27,7 +27,9 @@ _PLAIN = re.compile(
     re.ASCII,
 ).fullmatch
 _SCALED = re.compile(
-    r"(\d{1,3}(?:,\d{3})+|\d{1,30}(?:\.\d{1,30})?) (hundred|thousand|million|billion|dozen)", re.ASCII
+    r"(?:\\?([$€£]))?(\d{1,3}(?:,\d{3})+|\d{1,30}(?:\.\d{1,30})?) "
+    r"(hundred|thousand|million|billion|dozen)(?: ([a-z]{2,20}))?",
+    re.ASCII,
 )
 _EMPTY, _REALS = Node("set"), Node("domain", "R")
 _PHRASES = {
@@ -42,6 +44,17 @@ _CHOICE = re.compile(
         (?P<rest>[.:)]?\s*(?:\\[ ~]|\\quad)?.*)$""",
     re.VERBOSE | re.DOTALL,
 )
+_SAID_CHOICE = re.compile(
+    r"^(?:the\s+)?(?:correct\s+)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*(?:is\s*)?:?\s*\(?([A-Z])\)?"
+    r"(?:\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:one|answer|option|choice))?)?\.?$"
+)
+_OPTION = re.compile(
+    r"^(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?[A-Z]\)\s*\}?"
+    r"(?:\s|~|\\[ ,;:]|\\q?quad(?![A-Za-z]))*(?P<option>.+)$"
+)
+_ARTICLE = re.compile(r"^(?:a|an|the) (?=[a-z]{3,}$)")
+_RATIO = re.compile(r"(\d{1,30}) to (\d{1,30})", re.ASCII)
+_MIXED = re.compile(r"(\d{1,30}) and (\d{1,30})/(\d{1,30})", re.ASCII)
 _STYLE = re.compile(
     r"\\(?:text|textnormal|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname|mathit|emph)\s*\{([^{}]*)\}"
 )
@@ -67,8 +80,9 @@ _LITERAL = re.compile(
     r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^%]\s*\d|\s*\\(?!text|mathrm|mbox|%)[A-Za-z])",
     re.ASCII,
 )
+_PAIR_AT_END = re.compile(r"(?<=\s)([(\[][^()\[\],]{1,100},[^()\[\]]{1,100}[)\]])\s*\.?\s*$")
 _HEDGE = re.compile(
-    r"(?:\b(?:or|not|nor|either|neither|except|never|than|maybe|perhaps|possibly)\b|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
+    r"(?:\b(?:or|not|nor|either|neither|except|never|than|maybe|perhaps|possibly)\b|at\s+least|at\s+most|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
 )
 _OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)|\d\s+to|\d\s)\s*$")
 
@@ -129,6 +143,8 @@ def _read(text: str) -> Reading:
         if len(bare) > 4_000:
             return Reading(Node("text", bare.lstrip("0")), bare)
         return Reading(num(int(bare)), bare, number=Fraction(int(bare)))
+    if bare[:1] == "=" and bare[1:2] not in "=<>":
+        bare = bare[1:].lstrip()
     if bare[:1] == "{" and bare[-1:] == "}" and "," in bare and "$" not in text and "\\" not in text:
         bare = "\\{" + bare[1:-1] + "\\}"
     words = plain_words(bare)
@@ -149,9 +165,14 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
         return known, ""
     scaled = _SCALED.fullmatch(words)
     if scaled:
-        return num(Fraction(scaled[1].replace(",", "")) * (SCALES | {"dozen": 12})[scaled[2]]), ""
+        node = num(Fraction(scaled[2].replace(",", "")) * (SCALES | {"dozen": 12})[scaled[3]])
+        unit = scaled[1] or scaled[4]
+        return (Node("unit", unit, (node,)) if unit else node), ""
     if words == "nan":
         return None, "not a number"
+    ratio = _RATIO.fullmatch(words)
+    if ratio:
+        return Node("ratio", None, (num(int(ratio[1])), num(int(ratio[2])))), ""
     why = ""
     for form in _forms(text):
         try:
@@ -185,6 +206,15 @@ def _others(text: str, tree: Node | None) -> list[Node]:
         if len(places) < 400:
             exact = Fraction(f"{whole}.{places}")
             found.append(num(exact) if exact.denominator == 1 else Node("decimal", (exact, len(places))))
+    mixed = _MIXED.fullmatch(plain)
+    if mixed and 0 < int(mixed[2]) < int(mixed[3]):
+        found.append(num(int(mixed[1]) + Fraction(int(mixed[2]), int(mixed[3]))))
+    option = _OPTION.match(plain)
+    if option:
+        try:
+            found.append(parse(option.group("option")))
+        except (Unreadable, RecursionError):
+            return found
     unit = _SHORT_UNIT.match(plain)
     if unit and is_unit(re.split(r"[/^]", unit.group(2))[0]):
         try:
@@ -202,6 +232,9 @@ def _others(text: str, tree: Node | None) -> list[Node]:
 
 
 def _choice(text: str) -> str:
+    said = _SAID_CHOICE.match(text)
+    if said:
+        return said[1]
     match = _CHOICE.match(text)
     if match is None:
         return ""
@@ -229,11 +262,13 @@ def plain_words(text: str) -> str:
     text = squeeze(unwrap(text)).strip(" .,;:!\"'")
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
         text = text[1:-1]
-    return text.strip().casefold()
+    return _ARTICLE.sub("", text.strip().casefold())
 
 
 def read_prose(text: str) -> Reading | None:
     """The last formula or number that a sentence states; None where it states none, or hedges ("5 or 6")."""
+    if "\\begin{" in text and not _SPAN.search(text):
+        return None
     spans = list(_SPAN.finditer(text[-4_000:]))
     text = text[-4_000:]
     if spans:
@@ -257,6 +292,10 @@ def read_prose(text: str) -> Reading | None:
     if found is None:
         return None
     before, after = line[: found.start()], line[found.end() :]
+    if before.count("(") > before.count(")") or before.count("[") > before.count("]"):
+        pair = _PAIR_AT_END.search(line)
+        reading = None if pair is None or _HEDGE.search(line[: pair.start()]) else read(pair.group(1))
+        return reading if reading is not None and reading.tree is not None else None
     if _HEDGE.search(before) or _OPEN_OPERATOR.search(
         before.replace("=", " ").replace("**", " ").replace("(", "(")
     ):

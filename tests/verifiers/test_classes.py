@@ -32,3 +32,7 @@ def test_few_comparisons():
 def test_thousands_of_numbers_need_no_symbolic_work():
     answers = [f"{i % 50}.0" for i in range(5000)]
     assert max(c for c in equivalence_classes(answers) if c is not None) == 49
+
+
+def test_choices_are_classed_by_their_letter():
+    assert equivalence_classes(["(B) 6", "B", r"\text{(B)}", "(C) 6", "Option C"]) == [0, 0, 0, 1, 1]

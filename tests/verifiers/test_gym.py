@@ -59,17 +59,19 @@ def test_a_missing_package_names_the_extra():
 @pytest.mark.parametrize(
     "task", ["chain_sum", "countdown", "polynomial_multiplication", "spiral_matrix", "n_queens"]
 )
-def test_oracle_answers_score_one_and_code_is_refused(task):
+def test_oracle_answers_score_one_and_code_is_refused(task, tmp_path):
     from verifiers.gym import entries
 
     verifier = open_verifier(f"gym:{task}")
+    trace = tmp_path / "gym_was_here"
     attempts, hostile = [], []
     for entry in entries(task, 3, seed=5):
         attempts.append(Attempt(response=f"<answer>{entry['answer']}</answer>", metadata={"entry": entry}))
-        text = "__import__('os').system('touch /tmp/gym_was_here')"
+        text = f"__import__('os').system('touch {trace}')"
         hostile.append(Attempt(response=f"<answer>{text}</answer>", metadata={"entry": entry}))
     assert [v.score for v in verifier.verify(attempts)] == [1.0] * 3
     assert not any(v.correct for v in verifier.verify(hostile))
+    assert not trace.exists(), "the text of an answer was executed"
     assert verifier.verify([Attempt(response="1")])[0].status == "bad_reference"
 
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_cases import DIFFERENT, SAME
+from math_kinds import DIFFERENT as DIFFERENT_KINDS
+from math_kinds import SAME as SAME_KINDS
 
-from verifiers import Attempt, open_verifier
+from verifiers import Attempt, open_verifier, reading
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def math():
     return open_verifier("math")
 
 
-@pytest.mark.parametrize(("reference", "response"), SAME)
+@pytest.mark.parametrize(("reference", "response"), SAME + SAME_KINDS)
 def test_accepts(math, reference, response):
     (verdict,) = math.verify([Attempt(response=response, reference=reference)])
     assert verdict.score == 1, verdict
@@ -27,7 +29,7 @@ def test_accepts(math, reference, response):
     assert verdict.answer
 
 
-@pytest.mark.parametrize(("reference", "response"), DIFFERENT)
+@pytest.mark.parametrize(("reference", "response"), DIFFERENT + DIFFERENT_KINDS)
 def test_rejects(math, reference, response):
     (verdict,) = math.verify([Attempt(response=response, reference=reference)])
     assert verdict.score == 0, verdict
@@ -51,6 +53,63 @@ def test_equal_constants_share_a_vote(math):
         answers = {math.verify([Attempt(response=r, reference="7")])[0].answer for r in group}
         assert len(answers) == 1, answers
         assert None not in answers
+
+
+def test_a_choice_votes_for_its_letter(math):
+    said = ["B", "(B) 6", r"\textbf{(B)}\ 6", "B.", "Option B", "The answer is (B)."]
+    verdicts = math.verify([Attempt(response=text, reference="(B) 6") for text in said])
+    assert {v.answer for v in verdicts} == {"B"}
+    assert all(v.correct for v in verdicts)
+
+
+def test_a_choice_is_its_letter_or_its_text(math):
+    for response, score in (("6", 1), ("(B) six", 1), ("(C) 6", 0), ("7", 0), ("(A)", 0)):
+        (verdict,) = math.verify([Attempt(response=response, reference="(B) 6")])
+        assert verdict.score == score, verdict
+
+
+def test_decimals_of_many_digits_are_compared_exactly(math):
+    for response, score in (("0." + "3" * 30, 1), ("0." + "3" * 20 + "4" * 10, 0), ("0." + "3" * 11, 0)):
+        (verdict,) = math.verify([Attempt(response=response, reference="1/3")])
+        assert verdict.score == score, verdict
+
+
+digits = st.text(alphabet="0123456789", min_size=1, max_size=5)
+grouped = st.integers(1, 10**12).map("{:,}".format)
+plain = st.one_of(
+    digits,
+    grouped,
+    st.builds("{}.{}".format, st.one_of(digits, grouped), digits),
+    st.builds(r"\frac{{{}}}{{{}}}".format, digits, digits),
+    st.builds("{}/{}".format, digits, digits),
+)
+
+
+@given(
+    st.builds(
+        "{}{}{}{}{}".format,
+        st.sampled_from(["", "-", " ", "\n"]),
+        st.sampled_from(["", "$", r"\$"]),
+        plain,
+        st.sampled_from(["", "%", r"\%"]),
+        st.sampled_from(["", " "]),
+    )
+)
+def test_plain_numbers_are_read_the_short_way_as_the_long_way(text):
+    short = reading.plain_number(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_PLAIN", lambda text: None)
+        long = reading._read.__wrapped__(text)
+    assert short is None or short == long
+
+
+def test_only_short_texts_are_remembered(math):
+    before = reading._read.cache_info().currsize
+    for i in range(50):
+        text = f"{i} " * 600
+        math.verify([Attempt(response=rf"\boxed{{{text}}}", reference="1")])
+        math.verify([Attempt(response="1", reference=text)])
+    assert reading._read.cache_info().currsize <= before + 1
 
 
 TEXT = st.text(alphabet=r"0123456789abexyzin +-*/^_=<>()[]{}|,.;:!%$\'pqrtfcdmosul", max_size=40)

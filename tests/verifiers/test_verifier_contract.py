@@ -42,8 +42,10 @@ HOSTILE = [
     "\\boxed{(10^8)!}",
     "\\boxed{1e999999999}",
     "The answer is " + "9" * 1_000_000,
-    "The answer is __import__('os').system('touch /tmp/verifier_was_here')",
-    "\\boxed{__import__('os').getcwd()}",
+    "The answer is __import__('os').system('touch TRACE')",
+    "\\boxed{__import__('os').system('touch TRACE')}",
+    "<answer>open('TRACE', 'w')</answer>",
+    "\\boxed{\\input{|touch TRACE}}",
     "a" * 10_000_000,
     "The answer is " * 100_000,
     "\\boxed{1}" * 20_000,
@@ -79,11 +81,15 @@ def test_name_opens_it_again(opened):
 
 
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
-def test_hostile_responses(opened, number):
+def test_hostile_responses(opened, number, tmp_path):
     verifier, _, reference = opened
-    (verdict,) = verifier.verify([Attempt(response=HOSTILE[number], reference=reference, metadata=PUZZLE)])
+    trace = tmp_path / "verifier_was_here"
+    response = HOSTILE[number]
+    response = response.replace("TRACE", str(trace)) if isinstance(response, str) else response
+    (verdict,) = verifier.verify([Attempt(response=response, reference=reference, metadata=PUZZLE)])
     check(verdict)
     assert not verdict.correct
+    assert not trace.exists(), "the text of a response was executed"
     if not isinstance(HOSTILE[number], str):
         assert verdict.score is None, "a response that is not text is missing, never a silent 0"
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 from verifiers.expressions.cursor import Cursor
 from verifiers.expressions.lexer import Unreadable
 from verifiers.expressions.literals import MAX_EXPONENT, decimal, fraction_of_period, repeating
+from verifiers.expressions.matrices import determinant
 from verifiers.expressions.nodes import INFINITY, ZERO, Node, num
 from verifiers.expressions.vocabulary import (
     APPLIED,
@@ -72,7 +73,12 @@ class Atoms(Cursor, ABC):
                 node = primed(node)
             elif self.kind == "_" and node.kind in ("num", "decimal"):
                 self.i += 1
-                node = Node("base", (self.t[self.i - 2][1], self.subscript()))
+                before, digits = self.t[self.i - 2]
+                if before != "num":
+                    if node.kind != "num" or node.value.denominator != 1:
+                        raise Unreadable("a base below what is no integer")
+                    digits = str(node.value)
+                node = Node("base", (digits, self.subscript()))
             else:
                 return node
 
@@ -104,10 +110,10 @@ class Atoms(Cursor, ABC):
             return self.command()
         if self.kind == "word":
             return self.word()
-        if self.kind == "env":
-            body = self.text
+        if self.kind in ("env", "det"):
+            kind, body = self.kind, self.text
             self.i += 1
-            return self.matrix(body)
+            return determinant(self.matrix(body)) if kind == "det" else self.matrix(body)
         if self.kind in ("$", "€", "£", "¥"):
             sign = self.kind
             self.i += 1
@@ -117,9 +123,16 @@ class Atoms(Cursor, ABC):
     def number(self) -> Node:
         text = self.text
         self.i += 1
-        if self.kind == "...":
+        if self.kind == "..." or self.is_cmd(*DOTS):
             self.i += 1
             return repeating(text)
+        if (
+            self.kind == "word"
+            and self.text.lower() in ("am", "pm")
+            and re.fullmatch(r"0?[1-9]|1[0-2]", text)
+        ):
+            self.i += 1
+            return Node("time", (int(text), 0, self.t[self.i - 1][1][0].lower()))
         if "." in text and self.is_cmd("overline", "dot", "bar"):
             self.i += 1
             return fraction_of_period(text, self.subscript())

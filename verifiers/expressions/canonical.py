@@ -21,9 +21,9 @@ _DIGITS = 20
 
 def key(tree: Node | None, words: str, choice: str = "") -> str | None:
     """The key of a reading; None where there is nothing to vote for."""
-    if tree is None:
-        return choice or words[:200] or None
-    if tree.kind == "text":
+    if choice:
+        return choice
+    if tree is None or tree.kind == "text":
         return words[:200] or None
     literal = number_of(tree)
     if literal is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from verifiers.expressions.families import families
+from verifiers.expressions.families import families, families_in_other_letters
 from verifiers.expressions.matrices import as_matrix
-from verifiers.expressions.nodes import Node
+from verifiers.expressions.nodes import Node, number_of
 from verifiers.expressions.scalars import STRICT, Tolerance, scalars
 from verifiers.expressions.sets import NoSet, proportional, real_set, same_set, unknown, zero_side
 from verifiers.expressions.statements import MOST_ITEMS, constant, settled
@@ -25,17 +25,22 @@ def equal(gold: Node, answer: Node, how: Tolerance = STRICT) -> str | None:
     """The rule by which ``answer`` equals ``gold``, or None."""
     if gold == answer:
         return "identical"
+    if gold.kind == answer.kind == "list" and len(gold.args) == len(answer.args) and _literals(gold, answer):
+        return _matched(gold.args, answer.args, how) and "list"
     gold, answer = settled(gold), settled(answer)
     if gold == answer:
         return "identical"
     if how.rename:
         answer = _renamed(gold, answer)
+    gold, answer = _point(gold, answer), _point(answer, gold)
     for side in (gold, answer):
         if side.kind in ("false", "ellipsis"):
             return None
     if "named" in (gold.kind, answer.kind):
         return _named(gold, answer, how)
-    if "family" in (gold.kind, answer.kind):
+    if "family" in (gold.kind, answer.kind) or (
+        gold.kind != "list" and families_in_other_letters(gold, answer)
+    ):
         return families(gold, answer)
     if _set_like(gold) or _set_like(answer):
         return _as_sets(gold, answer, how)
@@ -49,6 +54,16 @@ def equal(gold: Node, answer: Node, how: Tolerance = STRICT) -> str | None:
     if "tuple" in (gold.kind, answer.kind):
         return _tuples(gold, answer, how)
     return scalars(gold, answer, how, equal)
+
+
+def _point(node: Node, other: Node) -> Node:
+    """The coordinates of a labelled point, "A(1, 2)", beside coordinates without a label."""
+    if other.kind != "tuple":
+        return node
+    if node.kind == "mul" and node.args[0].kind == "var" and node.args[1].kind == "tuple":
+        return node.args[1] if node.args[0].value.isupper() and node.args[1].value == "()" else node
+    named = node.kind == "func" and node.value in ("apply P", "apply Q")
+    return node.args[0] if named and node.args[0].kind == "tuple" else node
 
 
 def _renamed(gold: Node, answer: Node) -> Node:
@@ -198,7 +213,8 @@ def _flat(node: Node, kind: str) -> list[Node]:
 def _collections(gold: Node, answer: Node, how: Tolerance) -> str | None:
     kinds = (gold.kind, answer.kind)
     if "tuple" in kinds:
-        if "set" in kinds:
+        pair = gold if gold.kind == "tuple" else answer
+        if "set" in kinds or (pair.value == "[]" and len(pair.args) == 2):  # an interval is not its ends
             return None
         return "list" if _ordered(_bare(gold.args), _bare(answer.args), how) else None
     if not all(kind in ("list", "set") for kind in kinds):
@@ -250,6 +266,10 @@ def _matched(left: Sequence[Node], right: Sequence[Node], how: Tolerance) -> str
         else:
             return None
     return "matched"
+
+
+def _literals(*lists: Node) -> bool:
+    return all(number_of(item) is not None for node in lists for item in node.args)
 
 
 def _tuples(gold: Node, answer: Node, how: Tolerance) -> str | None:

@@ -11,6 +11,7 @@ from verifiers.expressions.statements import spread
 from verifiers.expressions.values import NoValue, as_real
 
 _PARAMETERS = frozenset("nkmlt")
+_INTEGERS = frozenset("nkm")
 
 
 def families(gold: Node, answer: Node) -> str | None:
@@ -29,6 +30,16 @@ def families(gold: Node, answer: Node) -> str | None:
         else:
             return None
     return "family"
+
+
+def families_in_other_letters(gold: Node, answer: Node) -> bool:
+    """Whether both are angles with one integer parameter each, called differently: "k pi" and "n pi"."""
+    names = [node.variables() for node in (gold, answer)]
+    return (
+        names[0] != names[1]
+        and all(len(found) == 1 and found <= _INTEGERS for found in names)
+        and all(node.has("degree") or Node("const", "pi") in node.walk() for node in (gold, answer))
+    )
 
 
 def _family(node: Node) -> Node | None:

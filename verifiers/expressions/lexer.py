@@ -1,7 +1,8 @@
 r"""Text to tokens. One notation for LaTeX (``\frac12``), Unicode (``√2``, ``x²``) and plain text (``sqrt(2)``).
 
 Tokens are (kind, text): "num" (grouping removed), "word", "cmd" (``\name``), "text" (the inside of ``\text{}``),
-"env" (a matrix environment with its body), or the symbol itself. Unknown characters raise Unreadable.
+"env" or "det" (a matrix or determinant environment with its body), or the symbol itself. Unknown characters raise
+Unreadable.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ _SUB = re.compile("[" + "".join(_SUBSCRIPTS) + "]+")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
 _TOO_DEEP = re.compile(r"[({\[]{60}")
 _ENVIRONMENT = re.compile(
-    r"\\begin\{([bpB]?matrix|smallmatrix|array)\}(?:\s*\{[clr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL
+    r"\\begin\{([bpBv]?matrix|smallmatrix|array)\}(?:\s*\{[clr| ]*\})?(.*?)\\end\{\1\}", re.DOTALL
 )
 _OTHER_ENVIRONMENT = re.compile(
     r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered|split|cases)\*?\}"
@@ -118,7 +119,7 @@ _TOKEN = re.compile(
     | (?P<cmd>\\(?:[A-Za-z]+|[|{}\\]))
     | (?P<word>[A-Za-z]+)
     | (?P<dots>\.\.\.+)
-    | (?P<rel><=|>=|!=|==|<>|=<|=>|->|\*\*)
+    | (?P<rel><=|>=|!=|==|<>|=<|=>|->|\*\*|\+-)
     | (?P<sym>[-+*/^_=<>()\[\]{},;:|!%'?&$€£¥@#"])
     )""",
     re.VERBOSE | re.ASCII,
@@ -134,23 +135,48 @@ _GLUED = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\])")
 _GROUPED_IN_BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*,\S[^()\[\]{}]*[)\]}]")
 
 
+_OVERLINED = re.compile("(?:\\d\u0305)+|(?:\\d\u0304)+")
+_DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
+_BARE_REPEAT = re.compile(r"(?<!\d)\.(?=\\(?:overline|bar|dot)\b)")
+_BRACED_MARK = re.compile(r"(?<=\d)\{\s*([.:])\s*\}(?=\d)")
+_UNIT_FRACTION = re.compile(
+    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*\{([a-zA-Z ]+)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([a-zA-Z ]+)\}\s*\}"
+)
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_WHOLE_OVER = re.compile(r"^([^{}]*)\\over(?![A-Za-z])([^{}]*)$")
+_MEMBER = re.compile(r"^\s*([A-Za-z])\s+in\s+(?=[\[({\\])")
+
+
 def clean(text: str) -> str:
     """``text`` in one notation: Unicode symbols as LaTeX, spacing and sizing commands gone."""
     if not text.isascii():
+        text = _OVERLINED.sub(lambda m: r"\overline{" + m.group()[::2] + "}", text)
         text = _SUPER.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
         text = _SUB.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
         text = plain_unicode(text.replace("\ufe0f", "").replace("\u20e3", "")).translate(_TABLE)
     if "{" in text:
+        text = _BRACED_MARK.sub(r"\1", text)
         text = re.sub(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}", text)
     if text.endswith(("m", ".", "M", "}")):
         text = _HALF_DAY.sub(r" \1m", text)
     if "\\" in text:
+        if "\\over" in text:
+            text = _OVER.sub(r"\\frac{\1}{\2}", _WHOLE_OVER.sub(r"\\frac{\1}{\2}", text))
+        if "\\colon" in text:
+            text = re.sub(r"\\colon(?![A-Za-z])", ":", text)
+        if "\\dot" in text:
+            text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
+        text = _BARE_REPEAT.sub("0.", text)
+        if "frac" in text:
+            text = _UNIT_FRACTION.sub(r"\\text{\1/\2}", text)
         text = re.sub(r",\s*\\!\s*", "{,}", text)
         if "\\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
         text = text.replace(r"\quad", ";").replace(r"\qquad", ";") if "quad" in text else text
         text = re.sub(r"(?<=\d)\\,(?=\d{3})", "{,}", text)
         text = plain_latex(text)
+    if " in " in text:
+        text = _MEMBER.sub(r"\1 \\in ", text)
     return text.replace("~", " ")
 
 
@@ -171,7 +197,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
     at = 0
     for env in _ENVIRONMENT.finditer(text):
         scan(text[at : env.start()], out)
-        out.append(("env", env.group(2)))
+        out.append(("det" if env.group(1) == "vmatrix" else "env", env.group(2)))
         at = env.end()
     scan(text[at:], out)
     if len(out) > MAX_TOKENS:
@@ -208,6 +234,8 @@ def scan(text: str, out: list[tuple[str, str]]) -> None:
             out.append(("num", value))
         elif kind == "cmd":
             out.append(("cmd", value[1:]))
+        elif value == "+-":
+            out.append(("cmd", "pm"))
         elif kind in ("sym", "rel", "dots"):
             out.append((value if kind != "dots" else "...", value))
         else:

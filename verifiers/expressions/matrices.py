@@ -1,7 +1,8 @@
-"""Matrices out of nested brackets, and their sums, products and multiples worked out."""
+"""Matrices out of nested brackets; their determinants, sums, products and multiples worked out."""
 
 from __future__ import annotations
 
+from verifiers.expressions.lexer import Unreadable
 from verifiers.expressions.nodes import Node
 
 
@@ -46,3 +47,19 @@ def _product(left: Node, right: Node) -> Node:
         for c in range(columns)
     ]  # fmt: skip
     return Node("matrix", (rows, columns), tuple(cells))
+
+
+def determinant(matrix: Node) -> Node:
+    """As a sum of products, by expansion along the first row. Raises Unreadable beyond 4 rows."""
+    rows, columns = matrix.value
+    if rows != columns or rows > 4:
+        raise Unreadable("a determinant of more than four rows, or one that is not square")
+    cells = matrix.args
+    if rows == 1:
+        return cells[0]
+    terms = []
+    for c in range(columns):
+        rest = tuple(cells[r * columns + k] for r in range(1, rows) for k in range(columns) if k != c)
+        term = Node("mul", None, (cells[c], determinant(Node("matrix", (rows - 1, rows - 1), rest))))
+        terms.append(Node("neg", None, (term,)) if c % 2 else term)
+    return Node("add", None, tuple(terms))

@@ -140,10 +140,7 @@ class _Parser(Atoms):
             self.take("+")
             parts.append(self.product())
         while True:
-            if self.kind == "+" and self.peek()[0] == "-":
-                self.i += 2
-                parts = [Node("pm", "pm", (_add(parts), self.product()))]
-            elif self.take("+"):
+            if self.take("+"):
                 parts.append(self.product())
             elif self.take("-"):
                 parts.append(Node("neg", None, (self.product(),)))
@@ -192,7 +189,7 @@ class _Parser(Atoms):
 
     def starts(self, function: bool) -> bool:
         """Whether the next token begins a factor without a sign."""
-        if self.kind in ("(", "{", "env"):
+        if self.kind in ("(", "{", "env", "det"):
             return not (self.kind == "(" and self.peek() == ("word", "mod"))
         if self.kind == "[":
             return False
@@ -212,6 +209,8 @@ class _Parser(Atoms):
             word = self.text
             if word in ("and", "or", "U") or (len(word) > 1 and word.lower() in STOP):
                 return False
+            if word == "min" and self.peek()[0] not in ("(", "{"):
+                return False  # minutes
             if word in FUNCTIONS or word in CONSTANTS or len(word) == 1 or PREFIXED.match(word):
                 return not (function and word in FUNCTIONS and word != "sqrt")
             return not self.worded()
@@ -234,11 +233,10 @@ class _Parser(Atoms):
                 parts.append(self.text.strip())
                 self.i += 1
                 if self.kind == "^" and self.peek()[0] in ("num", "{"):
-                    power = self.peek() if self.peek()[0] == "num" else self.peek(2)
-                    parts[-1] += "^" + power[1]
-                    self.i += 2 if self.peek()[0] == "num" else 4
-            elif parts and self.kind == "/" and self.peek()[0] in ("unit", "text", "word"):
-                parts.append("/")
+                    self.i += 1
+                    parts[-1] += "^" + self.subscript()
+            elif parts and self.kind in ("/", "*") and self.peek()[0] in ("unit", "text", "word"):
+                parts.append(self.kind)
                 self.i += 1
                 if self.kind == "word":
                     parts.append(self.text)
@@ -247,7 +245,7 @@ class _Parser(Atoms):
                 parts.append(self.kind)
                 self.i += 1
             else:
-                return " ".join(parts).replace(" / ", "/") if parts else None
+                return " ".join(parts).replace(" / ", "/").replace(" * ", "*") if parts else None
 
     def mixed(self, whole: Node) -> Node:
         fraction = self.power()

@@ -132,7 +132,8 @@ def _times(gold: Node, answer: Node) -> str | None:
     if other.kind in ("unit", "percent", "degree") or (half and minute):
         return None
     if other.kind == "ratio":
-        return "ratio" if tuple(number_of(arg) for arg in other.args) == (hour, minute) else None
+        same = tuple(number_of(arg) for arg in other.args) == (hour, minute)
+        return "ratio" if same and minute >= 10 else None  # "10:05" is no ratio
     if not minute and number_of(other) == hour:
         return "time"
     return "ratio" if minute and same_expression(other, num(Fraction(hour, minute))) else None
