@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -60,3 +61,13 @@ def shown(value: object, length: int = 60) -> str:
     text = " ".join(str(value)[: 4 * length].split())
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+def most_tokens(text: str) -> int:
+    """An upper bound of the tokens of ``text`` without its tokenizer: its bytes, in the longest form that Unicode
+    normalisation can give it. Every token covers at least one byte."""
+    forms = [text] if text.isascii() else [text, *(unicodedata.normalize(f, text) for f in _FORMS)]
+    return max(len(form.encode("utf-8", "replace")) for form in forms)

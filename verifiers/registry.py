@@ -33,7 +33,7 @@ TABLE: dict[str, str] = {
     "gym": "verifiers.gym:open_gym",
     "gym_scorer": "verifiers.gym:Scorer",
     "json": "verifiers.patterns:Json",
-    "judge": "verifiers.judge:open_judge",
+    "judge": "verifiers.judge_server:open_judge",
     "learned": "verifiers.learned:open_learned",
     "math": "verifiers.mathematics:Mathematics",
     "numeric": "verifiers.numeric:Numeric",
@@ -45,6 +45,7 @@ or is named ``argument``) and its options as keywords; an option's default gives
 
 _WHOLE_ARGUMENT = ("pooled", "regex")
 _OPTION = re.compile(r"^[A-Za-z_]\w*=")
+_OPTIONS_AT_END = re.compile(r"^(.*):([A-Za-z_]\w*=.*)$", re.DOTALL)
 _WEIGHT = re.compile(r"\*\s*(\d+(?:\.\d*)?|\.\d+)\s*$")
 _USER_CODE = re.compile(r"^(?P<path>[^:]*\.py):(?P<name>[A-Za-z_]\w*)(?::(?P<options>.*))?$")
 
@@ -112,9 +113,10 @@ def _terms(spec: str) -> list[tuple[str, float | None]]:
 
 def _split(rest: str, spec: str) -> tuple[str, dict[str, str]]:
     """The argument and the options of what follows the name."""
-    head, colon, tail = rest.rpartition(":")
-    if _OPTION.match(tail):
-        return (head if colon else ""), _options(tail, spec)
+    if _OPTION.match(rest):
+        return "", _options(rest, spec)
+    if found := _OPTIONS_AT_END.match(rest):  # a value may hold colons: judge:URL:model=qwen3:8b
+        return found[1], _options(found[2], spec)
     return rest, {}
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from reasoning.engines.openai_server import Flight
 from reasoning.engines.openai_tokens import PromptTokens
-from reasoning.engines.openai_wire import Answer, Choice, Usage, most_tokens, share
+from reasoning.engines.openai_wire import Answer, Choice, Usage, share
 from reasoning.flops import ModelShape
 from reasoning.records import Chain, Cost, Draw, Sampling
+from verifiers.judging import most_tokens
 
 
 @dataclass(eq=False, slots=True)

@@ -14,11 +14,12 @@ from importlib import import_module
 from typing import Any
 
 from reasoning.engines.openai_server import Failure, Server
-from reasoning.engines.openai_wire import Dialect, chat_fields, most_tokens
+from reasoning.engines.openai_wire import Dialect, chat_fields
 from reasoning.engines.tokens import Tokens
 from reasoning.errors import UserError
 from reasoning.records import Draw, Problem
 from reasoning.tasks.conversation import chat_options_of, messages_of
+from verifiers.judging import most_tokens
 
 _MOST_KEPT = 4096
 _TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "tools", "documents")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -349,16 +348,6 @@ def _usage(told: Any) -> Usage:
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     hit = int(cached) if _is_number(cached) and cached >= 0 else counts.get("prompt_cache_hit_tokens", 0)
     return Usage(prompt, min(hit, prompt or 0), output)
-
-
-_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-
-
-def most_tokens(text: str) -> int:
-    """An upper bound of the tokens of ``text`` without its tokenizer: its bytes, in the longest form that Unicode
-    normalisation can give it. Every token covers at least one byte."""
-    forms = [text] if text.isascii() else [text, *(unicodedata.normalize(f, text) for f in _FORMS)]
-    return max(len(form.encode("utf-8", "replace")) for form in forms)
 
 
 def share(total: int, parts: Sequence[int]) -> list[int]:

@@ -13,12 +13,12 @@ from openai_fake import Asked, FakeServer, completion
 from reasoning.budget import Budget, Ledger
 from reasoning.engines import Engine, open_engine
 from reasoning.engines.openai_server import seconds_until
-from reasoning.engines.openai_wire import most_tokens
 from reasoning.errors import EngineError, MissingExtra, ReasoningError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Cost, Draw, Problem, Sampling, chain_key
 from reasoning.sampling import sample
 from reasoning.tasks.conversation import converse
+from verifiers.judging import most_tokens
 
 PLAIN = Sampling(max_new_tokens=8)
 PROBLEMS = [Problem.make(f"what is {i} and {i}?", str(2 * i)) for i in range(12)]
