@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from reasoning.budget import Ledger, Reservation
 from reasoning.engines.base import WHOLE, Engine, unfinished
-from reasoning.errors import EngineError, PoolError
+from reasoning.errors import EngineError, PoolError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Chain, Cost, Draw, Sampling, chain_key
 
@@ -199,6 +199,12 @@ class Drawer:
                 if (0, at) not in known:
                     known[0, at] = self.scoring(draws[at])
                 scored += times(known[0, at], count)
+        budget = self.ledger.budget
+        if budget is not None and budget.flops is not None and drawn.tokens and not drawn.flops:
+            raise UserError(
+                f"A budget in FLOPs cannot be kept: the engine does not know the FLOPs of {self.engine.model!r}. "
+                "Give the budget in tokens, seconds or price."
+            )
         price = self.ledger.most(drawn, self.engine.model) + self.ledger.most(scored, self.scorer)
         return drawn + scored, price
 

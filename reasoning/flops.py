@@ -6,25 +6,24 @@ is multiplied with (the output head included even when tied, the embedding look-
 rotary embeddings, softmax and biases are left out, as is usual. Grouped-query attention changes what is
 stored, not what is multiplied. A FLOP is one multiplication or one addition.
 
+Layers with a recurrent state (Mamba-2, the gated delta rule) cost the same at every position, counted token by
+token; kernels that work in chunks do more. Latent attention is multiplied out in one pass over a prompt. Decoding
+behind a cache has two forms: "expanded" (transformers: all cached latents are multiplied out again in every step)
+and "absorbed" (arXiv 2405.04434, section 2.1.2; vLLM, SGLang: queries go into the latent's space).
+
 Knows nothing of devices, efficiency or seconds, and imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reasoning.errors import UserError
-
-# Families whose feed-forward block is up, activation, down; all others here have a gate beside "up".
-_UNGATED = {"bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt"}
-_UNGATED |= {"nemotron", "opt", "phi", "starcoder2"}
-# Attention or mixing whose cost does not follow the formulas here.
-_UNKNOWN_MIXERS = ("kv_lora_rank", "state_size", "mamba_d_state", "linear_num_key_heads", "conv_L_cache")
+from reasoning.architectures import read_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,9 @@ class ModelShape:
 
     parameters: weights that one token is multiplied with (active experts only, output head included).
     heads, kv_heads: query heads, key/value heads. head_dim: d_qk; value_head_dim: d_v.
-    windows: attention window of each layer in tokens, 0 for unlimited; its length is the number of layers.
+    windows: attention window in tokens of each layer that attends, 0 for unlimited.
+    state_flops: per token, of layers with a recurrent state.
+    latent_rank, rope_dim, expand_parameters (per layer), absorbed: of latent attention; 0 where there is none.
 
     Token counts may be integers or NumPy arrays (broadcast together), the results floats or float64 arrays.
     """
@@ -46,6 +47,11 @@ class ModelShape:
     value_head_dim: int
     vocab: int
     windows: tuple[int, ...]
+    state_flops: int = 0
+    latent_rank: int = 0
+    rope_dim: int = 0
+    expand_parameters: int = 0
+    absorbed: bool = False
 
     @property
     def layers(self) -> int:
@@ -55,74 +61,14 @@ class ModelShape:
     def from_config(cls, config: Any) -> ModelShape:
         """Shape of a Hugging Face ``config`` (an object, or the content of a config.json).
 
-        Dense and mixture-of-experts decoders with full, grouped-query or sliding-window attention. Raises
-        UserError for attention of another kind (latent attention, state-space layers) and for encoders.
+        Dense, mixture-of-experts, latent-attention and some recurrent decoders (see `architectures`). Raises
+        UserError for others.
         """
-        if not isinstance(config, Mapping):
-            config = config.to_dict() | {"model_type": config.model_type}
-        if isinstance(config.get("text_config"), Mapping):
-            config = config["text_config"]
-        kind = config.get("model_type", "")
-        for key in _UNKNOWN_MIXERS:
-            if config.get(key):
-                raise UserError(f"FLOPs of model type {kind!r} are not known: it has {key}={config[key]}.")
+        return cls(**read_config(config))
 
-        def read(*names: str, default: int | None = None) -> int:
-            value = next((config[n] for n in names if isinstance(config.get(n), int)), default)
-            if value is None:
-                raise UserError(
-                    f"FLOPs of model type {kind!r} are not known: its config has no {names[0]!r}."
-                )
-            return int(value)
-
-        hidden = read("hidden_size", "n_embd", "d_model")
-        layers = read("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-        heads = read("num_attention_heads", "n_head", "num_heads", "n_heads")
-        head_dim = read("head_dim", default=hidden // heads)
-        vocab = read("vocab_size")
-        if kind == "gpt_bigcode" or (kind == "falcon" and not config.get("new_decoder_architecture")):
-            kv_heads = 1 if config.get("multi_query", True) else heads
-        else:
-            kv_heads = read("num_key_value_heads", "num_kv_heads", default=heads)
-
-        attention = hidden * head_dim * (2 * heads + 2 * kv_heads)  # query and output, key and value
-        matrices = 2 if kind in _UNGATED else 3
-        dense = (
-            matrices
-            * hidden
-            * read("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", default=4 * hidden)
-        )
-        experts = read("num_experts", "num_local_experts", "n_routed_experts", default=0)
-        sparse_layers = 0
-        active = 0
-        if experts:
-            width = read("moe_intermediate_size", "intermediate_size")
-            shared = read("shared_expert_intermediate_size", default=0)
-            shared += width * read("n_shared_experts", default=0)
-            chosen = read("num_experts_per_tok", "num_experts_per_token", "moe_topk")
-            active = experts * hidden + matrices * hidden * (width * chosen + shared)
-            active += (
-                hidden if config.get("shared_expert_intermediate_size") else 0
-            )  # the shared expert's gate
-            step = read("decoder_sparse_step", default=1)
-            only_dense = set(config.get("mlp_only_layers") or ())
-            first = read("first_k_dense_replace", default=0)
-            sparse_layers = sum(
-                1 for i in range(layers) if i not in only_dense and (i + 1) % step == 0 and i >= first
-            )
-        parameters = (
-            layers * attention + (layers - sparse_layers) * dense + sparse_layers * active + vocab * hidden
-        )
-        return cls(
-            parameters=parameters,
-            hidden=hidden,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            value_head_dim=read("v_head_dim", default=head_dim),
-            vocab=vocab,
-            windows=_windows(config, layers),
-        )
+    def with_absorbed_decoding(self) -> ModelShape:
+        """The same model where decoding works on latents as they are cached; itself without latent attention."""
+        return replace(self, absorbed=True) if self.latent_rank else self
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"windows": list(self.windows)}
@@ -132,12 +78,17 @@ class ModelShape:
         return cls(**{**data, "windows": tuple(data["windows"])})
 
     @overload
-    def prefill_flops(self, prompt_tokens: int) -> float: ...
+    def prefill_flops(self, prompt_tokens: int, cached_tokens: int = ...) -> float: ...
     @overload
-    def prefill_flops(self, prompt_tokens: NDArray[Any]) -> NDArray[np.float64]: ...
-    def prefill_flops(self, prompt_tokens):
-        """Forward pass over a whole prompt: 2 N P + 2 L h (d_qk + d_v) P (P + 1) / 2."""
-        return self.decode_flops(0, prompt_tokens)
+    def prefill_flops(
+        self, prompt_tokens: NDArray[Any], cached_tokens: NDArray[Any] | int = ...
+    ) -> NDArray[np.float64]: ...
+    def prefill_flops(self, prompt_tokens, cached_tokens: Any = 0):
+        """One forward pass over ``prompt_tokens`` behind ``cached_tokens``: 2 N P + 2 L h (d_qk + d_v) P (P + 1) / 2
+        where nothing is cached."""
+        return self._passes(
+            cached_tokens, prompt_tokens, 2.0 * self.heads * (self.head_dim + self.value_head_dim)
+        )
 
     @overload
     def decode_flops(self, context_tokens: int, new_tokens: int) -> float: ...
@@ -146,17 +97,33 @@ class ModelShape:
         self, context_tokens: NDArray[Any] | int, new_tokens: NDArray[Any] | int
     ) -> NDArray[np.float64]: ...
     def decode_flops(self, context_tokens, new_tokens):
-        """``new_tokens`` more tokens behind ``context_tokens`` cached ones, summed over their positions.
+        """``new_tokens`` more tokens behind ``context_tokens`` cached ones, one by one, summed over their positions.
 
-        Each new token is charged one pass, the last one too: prefill(P) + decode(P, n) = prefill(P + n).
+        Each new token is charged one pass, the last one too. Without latent attention
+        prefill(P) + decode(P, n) = prefill(P + n).
         """
+        per_pair = 2.0 * self.heads * (self.head_dim + self.value_head_dim)
+        if not self.latent_rank:
+            return self._passes(context_tokens, new_tokens, per_pair)
+        if self.absorbed:
+            return self._passes(
+                context_tokens, new_tokens, 2.0 * self.heads * (2 * self.latent_rank + self.rope_dim)
+            )
+        # Each step multiplies out the latents of all positions; one of them is in `parameters` already.
+        again = 2.0 * self.expand_parameters
+        own = again * self.layers * np.asarray(new_tokens, dtype=np.float64)
+        flops = self._passes(context_tokens, new_tokens, per_pair + again) - own
+        return flops if np.ndim(flops) else float(flops)
+
+    def _passes(self, context_tokens: Any, new_tokens: Any, per_pair: float) -> Any:
+        """Passes of new tokens, where each pair of positions costs ``per_pair`` in each layer that attends."""
         context = np.asarray(context_tokens, dtype=np.float64)
         new = np.asarray(new_tokens, dtype=np.float64)
         pairs = np.zeros(np.broadcast(context, new).shape)
         for window in set(self.windows):
             here = _looks(context + new, window) - _looks(context, window)
             pairs = pairs + self.windows.count(window) * here
-        flops = 2.0 * self.parameters * new + 2.0 * self.heads * (self.head_dim + self.value_head_dim) * pairs
+        flops = (2.0 * self.parameters + self.state_flops) * new + per_pair * pairs
         return flops if flops.ndim else float(flops)
 
     @overload
@@ -180,18 +147,3 @@ def _looks(tokens: NDArray[np.float64], window: int) -> NDArray[np.float64]:
         return tokens * (tokens + 1) / 2
     inside = np.minimum(tokens, window)
     return inside * (inside + 1) / 2 + (tokens - inside) * window
-
-
-def _windows(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
-    """The attention window of each layer, read from ``layer_types`` where the config has it."""
-    window = config.get("sliding_window") or 0
-    kinds = config.get("layer_types")
-    if kinds:
-        known = {"full_attention": 0, "sliding_attention": window}
-        strange = sorted(set(kinds) - set(known))
-        if strange:
-            raise UserError(f"FLOPs of layers of type {strange[0]!r} are not known.")
-        return tuple(known[kind] for kind in kinds)
-    if config.get("use_sliding_window") is False:
-        window = 0
-    return (int(window),) * layers
