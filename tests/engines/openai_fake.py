@@ -10,6 +10,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from reasoning.records import Cost, Draw, Problem, Sampling
+
 Answer = Callable[["Asked"], Any]
 
 
@@ -159,3 +161,33 @@ class FakeServer:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+PLAIN = Sampling(max_new_tokens=8)
+PROBLEMS = [Problem.make(f"what is {i} and {i}?", str(2 * i)) for i in range(12)]
+
+
+def draws(count=4, chains=3, sampling=PLAIN):
+    return [Draw(problem, sampling, tuple(range(chains))) for problem in PROBLEMS[:count]]
+
+
+def total(chains):
+    return sum((c.cost for c in chains), Cost())
+
+
+def once(fault):
+    """Answers well, but for the first try of each chain."""
+    seen = set()
+
+    def answer(asked: Asked):
+        key = (asked.text, asked.body["seed"])
+        if key not in seen:
+            seen.add(key)
+            return fault(asked)
+        return completion(asked)
+
+    return answer
+
+
+def broken_usage(asked):
+    return completion(asked, usage={"prompt_tokens": 5, "completion_tokens": -3})
