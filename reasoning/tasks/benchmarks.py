@@ -20,7 +20,7 @@ from reasoning.records import Problem
 from reasoning.tasks import readers
 from reasoning.tasks.base import Demonstration, Task, rng_of
 from reasoning.tasks.files import check_filters
-from reasoning.tasks.hub import hub_rows
+from reasoning.tasks.hub import hub_rows, in_random_order
 from reasoning.tasks.prompts import render, worked
 from reasoning.tasks.readers import Read
 from reasoning.tasks.rows import Placed, Row, kept, read_rows
@@ -214,7 +214,9 @@ def problems(
     """The rows of one benchmark as problems, in file order, those that pass the filters."""
     benchmark = BENCHMARKS[name]
     template = template or benchmark.template
-    for place, row in rows(name, split, **source):
+    shuffle = source.pop("shuffle")
+    found = rows(name, split, **source)
+    for place, row in in_random_order(found, int(shuffle)) if shuffle else found:
         read = benchmark.read(row, place)
         seen = {**row, **read.metadata}
         check_filters(seen, where, OPTIONS, name)
@@ -236,7 +238,7 @@ def examples(name: str, n: int, seed: int, template: str, **source: Any) -> list
     if benchmark.examples is None:
         return []
     home, split = benchmark.examples
-    source["shuffle"] = ""
+    del source["shuffle"]
     if home != name or not os.path.isdir(source["path"]):
         source["path"] = source["revision"] = ""
     template = template or benchmark.template
@@ -250,9 +252,7 @@ def examples(name: str, n: int, seed: int, template: str, **source: Any) -> list
     return shown
 
 
-def rows(
-    name: str, split: str, path: str, source: str, revision: str, streaming: bool, shuffle: str
-) -> Iterable[Placed]:
+def rows(name: str, split: str, path: str, source: str, revision: str, streaming: bool) -> Iterable[Placed]:
     """(where, row) pairs. Raises UserError or MissingExtra where there is no way to get them."""
     benchmark = BENCHMARKS[name]
     if source not in ("", "file", "hub"):
@@ -260,8 +260,7 @@ def rows(
     if path and source == "hub":
         raise UserError(f"{name}: path={path} and source=hub contradict each other; give one.")
     hub = benchmark.hub[split]
-    seed = int(shuffle) if shuffle else None
-    more: dict[str, Any] = {"revision": revision, "streaming": streaming, "shuffle": seed}
+    more: dict[str, Any] = {"revision": revision, "streaming": streaming}
     if path and Path(path).is_dir():
         return hub_rows(path, hub.configs, hub.split, **more)
     file = Path(path) if path else local_file(name, split)

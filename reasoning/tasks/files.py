@@ -18,7 +18,7 @@ from reasoning.errors import UserError, unknown
 from reasoning.records import Problem
 from reasoning.tasks.base import Task
 from reasoning.tasks.conversation import check_messages, with_messages
-from reasoning.tasks.hub import hub_rows
+from reasoning.tasks.hub import hub_rows, in_random_order
 from reasoning.tasks.prompts import render
 from reasoning.tasks.rows import (
     READERS,
@@ -136,8 +136,8 @@ def hub_problems(
         raise UserError(
             "hub needs a data set: write hub:owner/name:split=train,prompt=COLUMN,reference=COLUMN"
         )
-    seed = int(shuffle) if shuffle else None
-    rows = hub_rows(dataset, (config or None,), split, revision=revision, streaming=streaming, shuffle=seed)
+    rows = hub_rows(dataset, (config or None,), split, revision=revision, streaming=streaming)
+    rows = in_random_order(rows, int(shuffle)) if shuffle else rows
     yield from mapped(rows, where, name=name or dataset.rstrip("/").rpartition("/")[2], **columns)
 
 

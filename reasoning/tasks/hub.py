@@ -5,13 +5,32 @@ The one file that imports ``datasets``. Knows no benchmark and no problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from reasoning.errors import MissingExtra, UserError
 from reasoning.tasks.rows import Placed, plain
 
 SHUFFLE_BUFFER_ROWS = 10_000
+
+
+def in_random_order(
+    rows: Iterable[Placed], seed: int, buffer_rows: int = SHUFFLE_BUFFER_ROWS
+) -> Iterator[Placed]:
+    """Rows that are never all at hand, each taken at random from a buffer: the same for the same seed, whatever
+    the version of the library that reads them."""
+    rng = random.Random(seed)
+    buffer: list[Placed] = []
+    for row in rows:
+        if len(buffer) < buffer_rows:
+            buffer.append(row)
+            continue
+        at = rng.randrange(buffer_rows)
+        yield buffer[at]
+        buffer[at] = row
+    rng.shuffle(buffer)
+    yield from buffer
 
 
 def hub_rows(
@@ -21,14 +40,14 @@ def hub_rows(
     *,
     revision: str = "",
     streaming: bool = False,
-    shuffle: int | None = None,
     instead: str = "",
 ) -> Iterator[Placed]:
     """The rows of ``split`` ("train+test" for both) of each of ``configs``, one after the other.
 
     dataset: a hub id or the folder of a local copy. streaming: rows are fetched as they are read, nothing is kept on
-    disk. shuffle: seed for a random order, of the whole or, streaming, within a buffer. instead: what to do without
-    the hub, for the error. Raises MissingExtra, and UserError for what the hub does not have or cannot be reached.
+    disk. instead: what to do without the hub, for the error.
+
+    Raises MissingExtra, and UserError for what the hub does not have or cannot be reached.
     """
     try:
         from datasets import load_dataset
@@ -42,9 +61,6 @@ def hub_rows(
     for config in configs:
         try:
             loaded: Any = load_dataset(dataset, config, split=split, **more)
-            if shuffle is not None:
-                buffer = {"buffer_size": SHUFFLE_BUFFER_ROWS} if streaming else {}
-                loaded = loaded.shuffle(seed=shuffle, **buffer)
             place = f"{dataset} {config + ' ' if config else ''}{split}"
             for number, row in enumerate(loaded):
                 yield f"{place}, row {number}", {key: plain(value) for key, value in row.items()}

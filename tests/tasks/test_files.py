@@ -182,3 +182,13 @@ def test_typed_cells_of_parquet_become_plain(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "x.parquet")
     (problem,) = load_problems(f"{tmp_path / 'x.parquet'}:difficulty=level")
     assert (problem.reference, problem.metadata["difficulty"]) == ("2024-02-29", "2.50")
+
+
+@given(st.integers(0, 50), st.integers(1, 60), st.integers())
+def test_a_stream_in_random_order_loses_and_doubles_nothing(count, buffer, seed):
+    from reasoning.tasks.hub import in_random_order
+
+    rows = [(f"row {i}", {"i": i}) for i in range(count)]
+    found = list(in_random_order(iter(rows), seed, buffer))
+    assert sorted(found, key=lambda r: r[1]["i"]) == rows
+    assert found == list(in_random_order(iter(rows), seed, buffer))
