@@ -1,6 +1,6 @@
 """What the pool and the ledger cost: chains stored a second, against SQLite and plain JSONL on the same rows.
 
-    python -m evals.bench_pool [--chains 40000] [--rounds 5] [--open 1000000]
+    python -m evals.bench_pool [--chains 40000] [--rounds 5] [--open 100000 1000000 10000000]
 
 Every round writes the same chains (about 2 KB each: text, 80 token ids, 80 log-probabilities) in batches of
 512, each batch durable before the next, in turns: the pool (with sealing, as a run pays it), the pool's
@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import multiprocessing
 import os
+import platform
 import random
 import sqlite3
 import statistics
@@ -26,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from reasoning.budget import Budget, Ledger
 from reasoning.pool import Pool
@@ -146,34 +149,51 @@ def compare(chains: int, rounds: int, folder: Path) -> None:
 
 
 def opening(chains: int, folder: Path) -> None:
-    """Time to open, and to look up keys in, a pool of that many (small) chains; and the memory it takes."""
+    """In a process of its own: the memory that writing so many (small) chains takes, the time to open the pool and
+    to look up keys in it, and the memory of that. Of memory, what no file backs is told apart: the system can take
+    mapped pages of the key index back whenever it likes."""
     problems, _ = make_chains(1)
     small = Chain(problems[0].id, 0, "x", (1, 2), (-0.5, -0.5), model="bench@1", sampling=SAMPLING)
     with tempfile.TemporaryDirectory(dir=folder) as target:
-        with Pool.open(target) as store:
+        with Pool.open(target, segment_bytes=8 << 20) as store:
             store.add_problems(problems)
+            at_first = memory_megabytes()[1]
+            most = 0.0
             for start in range(0, chains, 8192):
                 numbers = range(start, min(chains, start + 8192))
-                store.append(
-                    [replace(small, index=i, key=f"{i * 2654435761 % 2**64:016x}{i:016x}") for i in numbers]
-                )
-        before = memory_megabytes()
-        start = time.perf_counter()
-        store = Pool.open(target)
-        opened = time.perf_counter()
-        missing = store.missing(
-            [f"{i * 2654435761 % 2**64:016x}{i:016x}" for i in range(0, 2 * chains, chains // 1000)]
-        )
-        looked = time.perf_counter()
-        print(
-            f"pool of {chains} chains: opened in {opened - start:.2f} s, first look-up of 2,000 keys "
-            f"{looked - opened:.2f} s ({len(missing)} missing), {memory_megabytes() - before:.0f} MB"
-        )
+                store.append([replace(small, index=i, key=scattered(i)) for i in numbers])
+                most = max(most, memory_megabytes()[1] - at_first)
+        done = multiprocessing.get_context("spawn").Process(target=_open, args=(target, chains, most))
+        done.start()
+        done.join()
 
 
-def memory_megabytes() -> float:
+def _open(target: str, chains: int, most: float) -> None:
+    resident, private = memory_megabytes()
+    start = time.perf_counter()
+    store = Pool.open(target)
+    opened = time.perf_counter()
+    missing = store.missing([scattered(i) for i in range(0, 2 * chains, max(1, chains // 1000))])
+    looked = time.perf_counter()
+    after = memory_megabytes()
+    print(
+        f"pool of {chains} chains: opened in {opened - start:.2f} s, first look-up of 2,000 keys "
+        f"{looked - opened:.2f} s ({len(missing)} missing); memory +{after[0] - resident:.0f} MB, of it "
+        f"{after[1] - private:.0f} MB not mapped from files; while writing at most +{most:.0f} MB"
+    )
+
+
+def scattered(i: int) -> str:
+    """A key that is spread as digests are."""
+    return f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}{i:016x}"
+
+
+def memory_megabytes() -> tuple[float, float]:
+    """(resident, resident and not mapped from a file)."""
     with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        _, resident, shared, *_ = map(int, f.read().split())
+    page = os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident * page, (resident - shared) * page
 
 
 def ledger(folder: Path) -> None:
@@ -192,11 +212,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the pool and the ledger cost.")
     parser.add_argument("--chains", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--open", type=int, default=1_000_000)
+    parser.add_argument("--open", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, default=Path("."), help="on the disk to measure")
     options = parser.parse_args()
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
+        f"pyarrow {pa.__version__}, SQLite {sqlite3.sqlite_version}"
+    )
     compare(options.chains, options.rounds, options.folder)
-    opening(options.open, options.folder)
+    for chains_there in options.open:
+        opening(chains_there, options.folder)
     ledger(options.folder)
 
 

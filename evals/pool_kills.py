@@ -12,21 +12,23 @@ nothing but a write-ahead file, a half-written shard, shards without their line 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+from reasoning.budget import Charge
 from reasoning.pool import Pool
 from reasoning.pool.check import check
 from reasoning.records import Chain, Cost, Problem, Sampling, chain_key, digest
 from verifiers import Verdict
 
-CHAINS, PER_CALL = 6000, 40
+CHAINS, PER_CALL = 2400, 30
 SAMPLING = Sampling(max_new_tokens=64)
 PROBLEMS = [Problem.make(f"problem {i}", str(i)) for i in range(60)]
 
@@ -47,9 +49,12 @@ def verdict(key: str) -> Verdict:
     return Verdict(float(int(key[0], 16) < 8), key[:3])
 
 
-def fill(folder: Path, segment_bytes: int = 150_000) -> None:
-    """What the process does that is killed: draw what is missing, judge it, say so."""
-    from reasoning.budget import Charge
+def fill(folder: Path, said: Connection | None = None, segment_bytes: int = 60_000) -> None:
+    """What the process does that is killed: draw what is missing, judge it, say how many chains are stored."""
+
+    def say(stored: int) -> None:
+        if said is not None:
+            said.send(stored)
 
     with Pool.open(folder, segment_bytes=segment_bytes) as pool:
         pool.add_problems(PROBLEMS)
@@ -58,13 +63,13 @@ def fill(folder: Path, segment_bytes: int = 150_000) -> None:
         missing = pool.missing(list(chains))
         judged = pool.verdicts("parity")
         pool.add_verdicts("parity", {k: verdict(k) for k in chains.keys() - judged.keys() - set(missing)})
-        print("ready", len(chains) - len(missing), flush=True)
+        say(len(chains) - len(missing))
         for at in range(0, len(missing), PER_CALL):
             keys = missing[at : at + PER_CALL]
             cost = sum((chains[k].cost for k in keys), Cost())
             charge = Charge("sample", "fake", cost, len(keys), id=digest(*keys))
             pool.append([chains[k] for k in keys], charges=[charge])
-            print("stored", len(chains) - len(missing) + at + len(keys), flush=True)
+            say(len(chains) - len(missing) + at + len(keys))
             pool.add_verdicts("parity", {k: verdict(k) for k in keys})
 
 
@@ -96,28 +101,32 @@ def kill_again_and_again(folder: Path, kills: int, seed: int) -> Counter[str]:
     met: Counter[str] = Counter()
     number, acknowledged = 0, 0
     killed = folder / "killed-0"
-    seconds = 0.5  # a writer's whole life, learned as we go
-    command = [sys.executable, "-m", "evals.pool_kills", "--fill"]
+    seconds = 0.3  # a writer's whole life, learned as we go
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["evals.pool_kills"])
     while met.total() < kills:
-        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()
+        hear, say = processes.Pipe(duplex=False)
+        process = processes.Process(target=fill, args=(killed, say))
+        process.start()
+        say.close()
+        acknowledged = max(acknowledged, hear.recv())
         since = time.monotonic()
-        try:
-            process.wait(rng.uniform(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        said = [line for line in process.stdout.read().split("\n")[:-1] if line.startswith("stored")]
-        process.stdout.close()
-        if process.wait() == 0:  # it came to its end
+        process.join(rng.uniform(0.0, seconds))
+        process.kill()
+        process.join()
+        with contextlib.suppress(EOFError):
+            while True:
+                acknowledged = max(acknowledged, hear.recv())
+        hear.close()
+        if process.exitcode == 0:  # it came to its end
             seconds = 0.8 * (time.monotonic() - since)
             assert contents(killed) == expected, "the pool differs from the undisturbed one"
             number, acknowledged = number + 1, 0
             killed = folder / f"killed-{number}"
             continue
+        assert process.exitcode == -signal.SIGKILL, f"the writer failed ({process.exitcode})"
         met[state(killed)] += 1
-        seconds = min(1.5, seconds * 1.05)
-        acknowledged = max([acknowledged, *(int(line.split()[1]) for line in said)])
+        seconds = min(1.0, seconds * 1.05)
         with Pool.open(killed, read_only=True) as pool:
             assert len(pool) >= acknowledged, (
                 f"{acknowledged} chains were acknowledged, {len(pool)} are there"
@@ -134,11 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill a writer at random moments.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fill", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.fill:
-        fill(options.fill)
-        return
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         met = kill_again_and_again(Path(folder), options.kills, options.seed)
