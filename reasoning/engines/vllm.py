@@ -8,9 +8,8 @@ vllm_options.py, weights in vllm_weights.py, agreement with a plain forward pass
 from __future__ import annotations
 
 import math
-import os
+import sys
 import threading
-import typing
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
@@ -18,27 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from reasoning.engines import parity as parity_check
+from reasoning.engines.base import ended_by
 from reasoning.engines.parity import Parity, PlainCopy
-from reasoning.engines.tokens import (
-    Tokens,
-    check_source,
-    check_vocabulary,
-    end_ids,
-    folder_name,
-    shape_of,
-    weights_digest,
-)
-from reasoning.engines.vllm_options import (
-    check_devices,
-    check_quantization,
-    fit_memory,
-    free_memory_bytes,
-    in_our_words,
-    vllm_arguments,
-)
-from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors, weights_bytes
-from reasoning.errors import EngineError, MissingExtra, UserError
-from reasoning.records import Chain, Cost, Draw, Sampling, chain_key, chain_seed
+from reasoning.engines.tokens import Tokens, end_ids, shape_of, weights_digest
+from reasoning.engines.vllm_chains import Request, sampling_params
+from reasoning.engines.vllm_open import open_vllm
+from reasoning.engines.vllm_options import free_memory_bytes, in_our_words
+from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors
+from reasoning.errors import EngineError, UserError
+from reasoning.records import Chain, Cost, Draw
 
 _ADVICE = (
     "Try enforce_eager=true, another attention_backend or dtype; parity=NUMBER sets another limit in nats, "
@@ -62,21 +49,20 @@ class VLLMEngine:
         *,
         name: str,
         version: str,
+        suffix: str = "",
         chat: str = "auto",
         layout: Layout | None = None,
         parity: tuple[str, float] = ("off", 0.0),
     ):
-        self.vllm = import_module("vllm")
-        self._final = import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY
         self.llm: Any = llm
         self.tokenizer = tokenizer
         config = llm.llm_engine.model_config
         self.shape = shape_of(config.hf_config)
-        self.name, self.version = name, version
-        self.model = f"{name}@{version}"
+        self.name, self.version, self._suffix = name, version, suffix
         self._layout = layout
         self._parity = parity
         self._adapter: Adapter | None = None
+        self._rename()
         self._adapter_request: Any = None
         self._plain: PlainCopy | None = None
         ends = end_ids(tokenizer, config.try_get_generation_config().get("eos_token_id"))
@@ -86,6 +72,7 @@ class VLLMEngine:
         self._finished: dict[str, Any] = {}  # outputs that another generator's step brought in
         self._started = 0  # requests so far: their names
         self._waiting = 0  # requests not yet yielded
+        self._unfinished: list[Chain] = []
         self._refusal = ""  # why nothing may be drawn now
 
     @classmethod
@@ -102,6 +89,7 @@ class VLLMEngine:
         cpu_offload_gb: float = 0.0,
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
+        data_parallel_size: int = 1,
         expert_parallel: bool = False,
         executor: str = "",
         enforce_eager: bool = False,
@@ -122,6 +110,7 @@ class VLLMEngine:
         max_batched_tokens: tokens computed in one step (max_num_batched_tokens). memory_gb: GiB for keys and values
         (kv_cache_memory_bytes), else gpu_memory_utilization in (0, 1], else vLLM's default on a GPU and a quarter of
         the free memory on a CPU. executor: "mp" or "ray" (distributed_executor_backend). lora: folder of an adapter.
+        data_parallel_size: above 1 is refused with the way to have it (one vLLM serves one process).
         sleep_mode: lets `sleep` free GPU memory. parity: compare a few chains with a plain float32 forward pass of
         transformers on the CPU, after loading and after each update: "on", "off" (or 0), a limit of its own in nats,
         or "auto", on where that copy of the weights takes at most 8 GiB and half of the free memory.
@@ -129,54 +118,21 @@ class VLLMEngine:
         Raises MissingExtra without vLLM, UserError when vLLM cannot load the model, EngineError when the check fails.
         """
         options = {key: value for key, value in locals().items() if key not in ("cls", "source")}
-        arguments = vllm_arguments(options)
-        parity_check.parse_limit(parity, "float32")
-        vllm = _import_vllm()
-        platform = import_module("vllm.platforms").current_platform
-        on_cpu = platform.is_cpu()
-        check_devices(options, platform.device_type, 1 if on_cpu else platform.device_count())
-        check_quantization(quantization)
-        local = check_source(source)
-        size = 0
-        try:
-            transformers = import_module("transformers")
-            reader = transformers.AutoTokenizer.from_pretrained(
-                tokenizer or source,
-                revision=(None if tokenizer else revision) or None,
-                trust_remote_code=False,
-            )
-            config = transformers.AutoConfig.from_pretrained(
-                source, revision=revision or None, trust_remote_code=False
-            )
-            if local and on_cpu:
-                size = weights_bytes(source, dtype)
-                arguments = fit_memory(arguments, size, free_memory_bytes())
-            layout = Layout.of(config, source) if local else Layout.of(config, _hub_folder(source, revision))
-            check_vocabulary(reader, config.get_text_config().vocab_size, source)
-            adapter = Adapter.open(lora, layout.shapes) if lora else None
-            if adapter:
-                ranks = typing.get_args(import_module("vllm.config.lora").MaxLoRARanks)
-                arguments |= {"enable_lora": True, "max_lora_rank": adapter.slot_rank(ranks), "max_loras": 1}
-            llm = vllm.LLM(str(source), **arguments)
-        except UserError:
-            raise
-        except Exception as error:  # vLLM raises many kinds; to the user they mean the same
-            raise UserError(f"vLLM cannot load {str(source)!r}: {in_our_words(error, size)}") from error
-        version = weights_digest(source) if local else (getattr(config, "_commit_hash", None) or "main")[:12]
-        name = folder_name(source) if local else source
-        loaded = str(llm.llm_engine.model_config.dtype).removeprefix("torch.")
+        found = open_vllm(source, options)
+        loaded = str(found.llm.llm_engine.model_config.dtype).removeprefix("torch.")
         engine = cls(
-            llm,
-            reader,
-            name=name,
-            version=version if not quantization else f"{version}-{quantization}",
+            found.llm,
+            found.tokenizer,
+            name=found.name,
+            version=found.version,
+            suffix=f"-{quantization}" if quantization else "",
             chat=chat,
-            layout=layout,
+            layout=found.layout,
             parity=parity_check.parse_limit(parity, loaded),
         )
         try:
-            if adapter:
-                engine._wear(adapter)
+            if found.adapter:
+                engine._wear(found.adapter)
             engine._check_loaded(source, revision)
         except BaseException:
             engine.close()
@@ -198,21 +154,20 @@ class VLLMEngine:
         not hold, and while the engine sleeps; EngineError when vLLM fails.
         """
         self._must_be_ready()
-        requests = [(draw, self._shown(draw)) for draw in draws]
-        limits = [self._tokens.room(shown, draw) for draw, shown in requests]
+        prompts = [(draw, self._shown(draw)) for draw in draws]
+        limits = [self._tokens.room(shown, draw) for draw, shown in prompts]
         engine = self.llm.llm_engine
-        pending: dict[str, tuple[Draw, tuple[int, ...], int, str]] = {}
+        pending: dict[str, Request] = {}
         try:
-            for (draw, shown), limit in zip(requests, limits, strict=True):
+            for (draw, shown), limit in zip(prompts, limits, strict=True):
                 for index in draw.indices:
-                    problem = draw.problem
-                    key = chain_key(self.model, draw.sampling, problem.id, problem.prompt, index, draw.parent)
-                    params = self._params(draw.sampling, limit, chain_seed(key))
+                    request = Request.of(draw, shown, index, self.model, self.shape)
+                    params = sampling_params(draw.sampling, limit, request.key, self._tokens.end_ids)
                     with self._lock:
                         name = str(self._started)
                         self._started += 1
                         self._waiting += 1
-                        pending[name] = (draw, shown, index, key)
+                        pending[name] = request
                         engine.add_request(
                             name,
                             {"prompt_token_ids": list(shown)},
@@ -220,17 +175,30 @@ class VLLMEngine:
                             lora_request=self._adapter_request,
                         )
             while pending:
-                for output in self._arrived(pending):
+                output = self._arrived(pending)
+                if output is not None:
                     request = pending.pop(output.request_id)
                     self._waiting -= 1
-                    yield self._chain(request, output)
+                    yield request.whole(output, self.decode)
         finally:
+            reason = ended_by(sys.exception())
             with self._lock:
                 if pending and self.llm is not None:
+                    self._unfinished += [
+                        chain
+                        for name, request in pending.items()
+                        if (chain := request.begun(engine, name, self._finished.get(name), reason))
+                    ]
                     engine.abort_request(list(pending))
                 self._waiting -= len(pending)
                 for name in pending:
                     self._finished.pop(name, None)
+
+    def unfinished(self) -> list[Chain]:
+        """What `generate` had begun when it ended early. Known to the token while vLLM's scheduler is in this process
+        (it is, unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise); else each prompt is counted, and no more."""
+        begun, self._unfinished = self._unfinished, []
+        return begun
 
     def worst_case(self, draw: Draw) -> Cost:
         """Every chain computing its whole prompt: what the prefix cache saves is known only afterwards."""
@@ -363,8 +331,8 @@ class VLLMEngine:
             )
         return shown
 
-    def _arrived(self, pending: dict[str, Any]) -> list[Any]:
-        """Finished outputs of ``pending``; those of other generators are set aside for them."""
+    def _arrived(self, pending: dict[str, Request]) -> Any:
+        """A finished output of ``pending``, or None; those of other generators are set aside for them."""
         with self._lock:
             if not (self._finished.keys() & pending.keys()):
                 try:
@@ -374,57 +342,15 @@ class VLLMEngine:
                         f"vLLM failed while sampling: {type(error).__name__}: {error}"
                     ) from error
                 self._finished |= {output.request_id: output for output in outputs if output.finished}
-            return [self._finished.pop(name) for name in self._finished.keys() & pending.keys()]
-
-    def _params(self, sampling: Sampling, limit: int, seed: int) -> Any:
-        return self.vllm.SamplingParams(
-            temperature=sampling.temperature,
-            top_p=1.0 if sampling.greedy else sampling.top_p,
-            top_k=0 if sampling.greedy else sampling.top_k,
-            max_tokens=limit,
-            seed=seed,
-            stop=list(sampling.stop),
-            stop_token_ids=sorted(self._tokens.end_ids),
-            include_stop_str_in_output=True,
-            logprobs=0,  # of the sampled token alone
-            detokenize=bool(sampling.stop),
-            output_kind=self._final,
-        )
-
-    def _chain(self, request: tuple[Draw, tuple[int, ...], int, str], output: Any) -> Chain:
-        draw, shown, index, key = request
-        done = output.outputs[0]
-        if done.finish_reason not in ("stop", "length"):
-            raise EngineError(f"vLLM gave up a chain of problem {draw.problem.id}: {done.finish_reason}.")
-        ids = tuple(int(token) for token in done.token_ids)
-        cached = min(output.num_cached_tokens or 0, len(shown))
-        return Chain(
-            problem_id=draw.problem.id,
-            index=index,
-            text=self.decode(ids),
-            token_ids=ids,
-            logprobs=tuple(
-                float(step[token].logprob) for token, step in zip(ids, done.logprobs, strict=True)
-            ),
-            prompt_token_ids=shown,
-            finish_reason=done.finish_reason,
-            model=self.model,
-            sampling=draw.sampling,
-            key=key,
-            parent=draw.parent,
-            cost=Cost(
-                prompt_tokens=len(shown) - cached,
-                cached_tokens=cached,
-                output_tokens=len(ids),
-                flops=self._flops(cached, len(shown) - cached + len(ids)),
-            ),
-        )
+            name = next(iter(self._finished.keys() & pending.keys()), None)
+            return None if name is None else self._finished.pop(name)
 
     def _flops(self, context_tokens: int, new_tokens: int) -> float:
         return 0.0 if self.shape is None else self.shape.decode_flops(context_tokens, new_tokens)
 
     def _rename(self) -> None:
-        self.model = f"{self.name}@{self.version}" + (f"+{self._adapter.digest}" if self._adapter else "")
+        adapter = f"+{self._adapter.digest}" if self._adapter else ""
+        self.model = f"{self.name}@{self.version}{self._suffix}{adapter}"
 
     def _wear(self, adapter: Adapter) -> None:
         """Hand the adapter to vLLM, under an id and a name of its own so that no cached prompt is taken for its."""
@@ -474,25 +400,3 @@ class VLLMEngine:
             self._refusal = "its weights failed the parity check"
             raise
         return self.parity
-
-
-def _import_vllm() -> Any:
-    """vLLM, set to run in this process, quietly, without reporting usage, unless the environment says otherwise."""
-    for key, value in (
-        ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),
-        ("VLLM_LOGGING_LEVEL", "WARNING"),
-        ("VLLM_NO_USAGE_STATS", "1"),
-    ):
-        os.environ.setdefault(key, value)
-    try:
-        return import_module("vllm")
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise MissingExtra("vLLM", "vllm", "the engine 'vllm'") from None
-
-
-def _hub_folder(source: str, revision: str) -> Path:
-    """Where the hub's cache holds the model's files: names and shapes of its tensors are read there."""
-    snapshot = import_module("huggingface_hub").snapshot_download
-    return Path(snapshot(source, revision=revision or None, allow_patterns=["*.safetensors", "*.json"]))

@@ -57,6 +57,11 @@ def vllm_arguments(options: dict[str, Any]) -> dict[str, Any]:
     for name, (low, high) in BOUNDS.items():
         if not low <= options[name] <= high:
             raise UserError(f"{name} must lie between {low:g} and {high:g}, not {options[name]}.")
+    if options["data_parallel_size"] != 1:
+        raise UserError(
+            f"data_parallel_size={options['data_parallel_size']}: vLLM runs one copy of a model in a process. Use an "
+            "engine for each copy, as --engine ray:vllm:... does, or a vLLM server and --engine openai:..."
+        )
     if options["memory_gb"] and options["gpu_memory_utilization"]:
         raise UserError(
             "memory_gb and gpu_memory_utilization both set the room for keys and values: give one of them."

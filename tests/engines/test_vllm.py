@@ -78,7 +78,27 @@ class TestContract(EngineContract):
         assert engine.llm.llm_engine.has_unfinished_requests()
         chains.close()
         assert not engine.llm.llm_engine.has_unfinished_requests()
+        assert len(engine.unfinished()) > 0
+        assert engine.unfinished() == []
         assert len(list(engine.generate([draw_of(3)]))) == 3
+
+    def test_what_was_cut_off_is_told_to_the_token(self, engine):
+        """The same draws, whole and cut off after the first chain."""
+        draws = [Draw(p, Sampling(max_new_tokens=60), tuple(range(8))) for p in problems(2, seed=5)]
+        whole = {chain.key: chain for chain in engine.generate(draws)}
+        chains = engine.generate(draws)
+        got = [next(chains)]
+        chains.close()
+        cut = engine.unfinished()
+        assert {chain.finish_reason for chain in cut} == {"cancelled"}
+        assert {chain.key for chain in got} | {chain.key for chain in cut} == whole.keys()
+        for chain in cut:
+            assert 0 < chain.cost.output_tokens <= whole[chain.key].cost.output_tokens
+            prompt = chain.cost.prompt_tokens + chain.cost.cached_tokens
+            assert prompt == len(whole[chain.key].prompt_token_ids)
+        # All had been stepped together, so none is ahead of the chain that came first by more than a token.
+        first = got[0].cost.output_tokens
+        assert {c.cost.output_tokens for c in cut} <= {first - 1, first, first + 1}
 
     def test_generators_may_be_read_by_turns(self, engine):
         one, two = draw_of(6), draw_of(6, seed=1)
@@ -133,6 +153,7 @@ class TestContract(EngineContract):
         with pytest.raises(EngineError, match="vLLM failed while sampling: RuntimeError: broken pipe"):
             list(engine.generate([draw_of(2)]))
         monkeypatch.undo()
+        assert engine.unfinished() == []  # it failed before anything was computed
         assert not engine.llm.llm_engine.has_unfinished_requests()
 
     def test_a_chain_that_vllm_aborts_is_not_taken_for_a_cut_one(self, engine, monkeypatch):

@@ -47,6 +47,13 @@ def test_two_settings_for_one_thing_are_refused():
         arguments(memory_gb=1.0, gpu_memory_utilization=0.5)
 
 
+def test_data_parallel_says_how_it_is_had():
+    with pytest.raises(
+        UserError, match=r"data_parallel_size=2: vLLM runs one copy of a model in a process.*ray:vllm"
+    ):
+        arguments(data_parallel_size=2)
+
+
 def test_what_the_user_leaves_open_is_left_to_vllm():
     assert set(arguments()) == {
         "logprobs_mode", "load_format", "trust_remote_code", "dtype", "max_num_seqs", "tensor_parallel_size",
