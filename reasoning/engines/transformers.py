@@ -6,7 +6,6 @@ models' forward passes in forward.py and llama.py. Knows nothing of pools, budge
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoning.engines.base import ended_by
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
-from reasoning.engines.tokens import Tokens, check_source, end_ids, folder_name, shape_of, weights_digest
+from reasoning.engines.tokens import (
+    Tokens,
+    check_source,
+    check_vocabulary,
+    end_ids,
+    folder_name,
+    shape_of,
+    weights_digest,
+)
+from reasoning.engines.vllm_options import GIB, free_memory_bytes
+from reasoning.engines.vllm_weights import weights_bytes
 from reasoning.errors import UserError
 from reasoning.records import Chain, Cost, Draw, chain_key, chain_seed
 
@@ -34,7 +43,7 @@ class TransformersEngine:
     name, version: the identity "name@version"; change the version with `set_version` when the weights change,
     and call `refresh` then. chat: "yes" wraps a prompt in the tokenizer's chat template, "no" does not, "auto"
     does if there is one. max_rows: chains stepped at once. memory_bytes: limit on keys and values (default: a
-    quarter of a CPU's memory, four fifths of what is free on a GPU).
+    quarter of a CPU's free memory, four fifths of what is free on a GPU).
 
     On a CPU in float32 a chain's tokens and log-probabilities are the same, bit for bit, whatever else is drawn.
     """
@@ -52,6 +61,7 @@ class TransformersEngine:
     ):
         if max_rows < 1:
             raise UserError(f"max_rows must be 1 or above, not {max_rows}.")
+        check_vocabulary(tokenizer, module.config.get_text_config().vocab_size, name)
         self.module = module
         self.tokenizer = tokenizer
         self.shape = shape_of(module.config)
@@ -83,19 +93,20 @@ class TransformersEngine:
         device: "auto" takes a GPU if there is one. dtype: "auto" is float32 on a CPU and the checkpoint's own on a
         GPU. memory_gb: limit on keys and values, 0 for the default. Raises UserError when there is no model there.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        elif device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device={device}, but no CUDA device is available; use device=cpu.")
+        device = _device(device)
         if dtype not in ("auto", *DTYPES):
             raise UserError(f"dtype={dtype!r} is not one of auto, {', '.join(DTYPES)}.")
         wanted = DTYPES.get(dtype) or (torch.float32 if device == "cpu" else "auto")
         local = check_source(source)
         try:
+            size = weights_bytes(source, str(wanted).removeprefix("torch.")) if local else 0
+            check_memory(size, memory_gb, _free(torch.device(device)), device)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             module: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=wanted, use_safetensors=True, trust_remote_code=False
             )
+        except TooLittleMemory:
+            raise
         except Exception as error:  # whatever the loaders raise, it means the same to the user
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"Cannot load a causal language model from {str(source)!r}: {reason}") from error
@@ -105,7 +116,7 @@ class TransformersEngine:
             name, version = folder_name(source), weights_digest(source)
         else:
             name, version = str(source), str(getattr(module.config, "_commit_hash", None) or "main")[:12]
-        memory = int(memory_gb * 2**30) or None
+        memory = int(memory_gb * GIB) or None
         return cls(
             module, tokenizer, name=name, version=version, max_rows=max_rows, chat=chat, memory_bytes=memory
         )
@@ -132,13 +143,16 @@ class TransformersEngine:
         EngineError for a model whose numbers are not finite.
         """
         requests = [self._request(draw) for draw in draws]
+        room = self._memory_bytes or _room(self._forward.device)
+        for request in requests:
+            self._check_room(request, room)
         batch = Batch(
             self._forward,
             requests,
             self._tokens.end_ids,
             self._stop_rule,
             self.max_rows,
-            self._memory_bytes or _room(self._forward.device),
+            room,
         )
         ready: deque[Finished] = deque()
         try:
@@ -187,6 +201,16 @@ class TransformersEngine:
             prompt, draw.sampling, self._tokens.room(prompt, draw), names, [chain_seed(key) for key in keys]
         )
 
+    def _check_room(self, request: Request, room: int) -> None:
+        """Raises UserError when the keys and values of one chain alone are more than ``room`` bytes."""
+        wanted = self._forward.bytes_per_token() * (len(request.prompt) + request.limit)
+        if wanted > room:
+            raise TooLittleMemory(
+                f"Too little memory: one chain of {len(request.prompt)} prompt and {request.limit} new tokens takes "
+                f"{wanted / GIB:.2f} GiB of keys and values; there is room for {room / GIB:.2f}. "
+                "Lower max_new_tokens, raise memory_gb if more is free, or use dtype=bfloat16 (half)."
+            )
+
     def _chain(self, finished: Finished) -> Chain:
         draw, prompt, index, key, first = finished.name
         return Chain(
@@ -219,6 +243,8 @@ class TransformersEngine:
     def _stop_rule(self, stop: tuple[str, ...]) -> StopRule:
         """A token can complete a stop string only if its text holds the string's last character. Tokens that are
         part of a character, and spaces (which tokenizers write in many ways), are always looked at."""
+        if "" in stop:
+            raise UserError("An empty stop string would end every chain at its first token; leave it out.")
         if stop not in self._stop_rules:
             if not self._token_texts:
                 self._token_texts = [self.decode([i]) for i in range(self._forward.vocab)]
@@ -244,11 +270,42 @@ def _evaluating(module: Any, work: Any) -> Any:
             module.train()
 
 
+class TooLittleMemory(UserError):
+    """The machine cannot hold what was asked for; the message says how much is needed and what lowers it."""
+
+
+def check_memory(weights: int, memory_gb: float, free: int, device: str) -> None:
+    """Raises TooLittleMemory when ``weights`` bytes and ``memory_gb`` GiB for the cache exceed ``free`` bytes."""
+    if memory_gb < 0:
+        raise TooLittleMemory(f"memory_gb must be 0 (a default) or above, not {memory_gb:g}.")
+    if weights + memory_gb * GIB <= free:
+        return
+    cache = f" and keys and values {memory_gb:g} GiB (memory_gb)" if memory_gb else ""
+    lower = "Lower memory_gb, or the weights' size" if memory_gb else "Lower the weights' size"
+    raise TooLittleMemory(
+        f"Too little memory on {device}: the weights take {weights / GIB:.1f} GiB{cache}, and {free / GIB:.1f} GiB "
+        f"are free. {lower} by dtype=bfloat16, or take a smaller model."
+    )
+
+
+def _device(device: str) -> str:
+    """``device`` after a look at what there is. Raises UserError for one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UserError(f"device={device} is not one of auto, cpu, cuda, cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}, but no CUDA device is available; use device=cpu.")
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise UserError(f"device={device}, but there are only {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+def _free(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
+
+
 def _room(device: torch.device) -> int:
-    """Bytes that keys and values may take on ``device``."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.8)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    except (ValueError, OSError, AttributeError):
-        return 2 << 30
+    """Bytes that keys and values may take on ``device`` unless memory_gb says so."""
+    return _free(device) * 4 // 5 if device.type == "cuda" else _free(device) // 4

@@ -9,7 +9,7 @@ from contract import SAMPLINGS, EngineContract, forward_logprobs, problems, tiny
 
 from reasoning.engines import llama, open_engine
 from reasoning.engines.tokens import weights_digest
-from reasoning.engines.transformers import TransformersEngine
+from reasoning.engines.transformers import TransformersEngine, check_memory
 from reasoning.errors import EngineError, UserError
 from reasoning.records import Draw, Problem, Sampling
 
@@ -130,6 +130,35 @@ def test_memory_bounds_the_rows():
     assert max(batch_rows) == 10
 
 
+def test_too_little_memory_says_how_much_and_what_lowers_it():
+    engine = engine_for("qwen3", memory_bytes=4000)
+    draw = Draw(problems(1)[0], Sampling(max_new_tokens=50), (0,))
+    with pytest.raises(UserError, match=r"50 new tokens .* GiB .* Lower max_new_tokens, raise memory_gb"):
+        list(engine.generate([draw]))
+    with pytest.raises(UserError, match=r"weights take 8\.0 GiB, and 3\.0 GiB are free.* dtype=bfloat16"):
+        check_memory(8 * 2**30, 0, 3 * 2**30, "cpu")
+    check_memory(8 * 2**30, 2, 10 * 2**30, "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_users_error(folder):
+    with pytest.raises(UserError, match="no CUDA device is available; use device=cpu"):
+        open_engine(f"transformers:{folder}:device=cuda")
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    with pytest.raises(UserError, match="do not fit"):
+        TransformersEngine(
+            tiny_model(vocab_size=20, pad_token_id=1, eos_token_id=2), tiny_tokenizer(), name="m", version="1"
+        )
+
+
+def test_an_empty_stop_string_is_refused():
+    draw = Draw(problems(1)[0], Sampling(stop=("",)), (0,))
+    with pytest.raises(UserError, match="empty stop string"):
+        list(engine_for("qwen3").generate([draw]))
+
+
 def test_refresh_takes_over_trained_weights():
     engine = engine_for("qwen3")
     draws = [Draw(p, SAMPLINGS["plain"], (0, 1)) for p in problems(2)]
@@ -195,6 +224,9 @@ def test_a_folder_is_named_after_its_run_and_versioned_by_its_weights(folder, tm
         ("transformers:{folder}:max_rows=many", "not a int"),
         ("transformers:{folder}:max_rows=0", "1 or above"),
         ("transformers:{folder}:dtype=int8", "int8"),
+        ("transformers:{folder}:device=tpu", "not one of auto, cpu, cuda"),
+        ("transformers:{folder}:memory_gb=100000", "keys and values 100000 GiB .* are free. Lower memory_gb"),
+        ("transformers:{folder}:memory_gb=-1", "0 .* or above"),
         ("transformers:{folder}:chat=yes", "no chat template"),
         ("transformers:{folder}:chat=maybe", "not one of"),
         ("transformers:{broken}", "Cannot load"),
