@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from reasoning.errors import EngineError
+from reasoning.flops import ModelShape
 from reasoning.records import Chain, Cost, Draw, Problem, chain_key, chain_seed
 
 FLOPS_PER_TOKEN = 1000.0
@@ -32,7 +33,7 @@ class ScriptedEngine:
     EngineError after so many chains. calls: the draws of each `generate` call, for tests to look at.
     """
 
-    shape = None
+    shape: ModelShape | None = None
 
     def __init__(
         self,
