@@ -23,7 +23,7 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
 _STATED_CUES = ("answer", "result", "solution", "option", "choice", "a:")
 _STATED = re.compile(
-    r"\b(?:answer|result|solution|option|choice)\s*(?:\*\*)?\s*(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
+    r"\b(?:answer|result|solution|option|choice)(?:\s|\*\*){0,40}(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
     r"|^[ \t]*A:[ \t]*",
     re.IGNORECASE | re.MULTILINE,
 )

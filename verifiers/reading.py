@@ -19,7 +19,7 @@ from verifiers.expressions.units import is_unit
 from verifiers.normalise import plain_unicode, squeeze, unwrap
 from verifiers.number_words import SCALES, number_in_words
 
-MAX_ANSWER = 20_000
+MAX_ANSWER = 6_000
 MAX_REMEMBERED = 1_000
 _PLAIN = re.compile(
     r"\s*(-?)(?:(\\?\$)?(?:(\d{1,30})|([1-9]\d{0,2}(?:,\d{3}){1,9}))(?:\.(\d{1,30}))?(\\?%)?"
@@ -63,6 +63,7 @@ _CUE = re.compile(
     r"(?:\s+(?:is|are))?\s*[:=]?\s*\}?\s*(?=\S)",
     re.IGNORECASE,
 )
+_RUNS = re.compile(r"([\s~])[\s~]+|(\\[,;:!> ])(?:\\[,;:!> ]){3,}")
 _EDGES = re.compile(
     r"^(?:[\s~]|\\[,;:!> ]|\\q?quad(?![A-Za-z]))+|(?:[\s~]|(?<!\\)\\[,;:!> ]|\\q?quad(?![A-Za-z]))+$"
 )
@@ -138,6 +139,7 @@ def _read(text: str) -> Reading:
         return plain
     if len(text) > MAX_ANSWER:
         return Reading(None, "", why=f"longer than {MAX_ANSWER} characters")
+    text = _RUNS.sub(r"\1\2", text)
     bare = unwrap(_EDGES.sub("", _CUE.sub("", text, count=1))).rstrip("?").strip()
     if bare.isdecimal() and bare.isascii():
         if len(bare) > 4_000:
@@ -267,10 +269,10 @@ def plain_words(text: str) -> str:
 
 def read_prose(text: str) -> Reading | None:
     """The last formula or number that a sentence states; None where it states none, or hedges ("5 or 6")."""
-    if "\\begin{" in text and not _SPAN.search(text):
-        return None
-    spans = list(_SPAN.finditer(text[-4_000:]))
     text = text[-4_000:]
+    spans = list(_SPAN.finditer(text))
+    if "\\begin{" in text and not spans:
+        return None
     if spans:
         last = spans[-1]
         tail = text[last.end() :]

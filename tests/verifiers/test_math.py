@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,33 @@ def test_only_short_texts_are_remembered(math):
         math.verify([Attempt(response=rf"\boxed{{{text}}}", reference="1")])
         math.verify([Attempt(response="1", reference=text)])
     assert reading._read.cache_info().currsize <= before + 1
+
+
+LONG = 100_000
+RUNS = [
+    "answer" + " " * LONG + "x",
+    " " * LONG + "a: b" + " " * LONG,
+    "answer " * LONG,
+    "</answer>" + "<answer>" * LONG,
+    r"\boxed{" * LONG,
+    r"\begin{x}" + r"\[" * LONG,
+    "the answer is " + "**" * LONG,
+    r"\boxed{the answer" + " " * LONG + "}",
+    r"\boxed{" + r"\ " * 2_500 + "5}",
+    r"\boxed{" + r"\over" * 1_000 + "}",
+    r"\boxed{" + r"\begin{vmatrix}1&2\\3&4\end{vmatrix}" * 70 + "}",
+    r"\boxed{0." + "1" * 1_400 + "2" * 1_400 + "...}",
+]
+
+
+@pytest.mark.parametrize("number", range(len(RUNS)))
+def test_long_runs_take_time_in_proportion(math, number):
+    """Where a pattern was quadratic these took minutes."""
+    begun = time.process_time()
+    math.verify(
+        [Attempt(response=RUNS[number], reference="5"), Attempt(response="5", reference=RUNS[number])]
+    )
+    assert time.process_time() - begun < 10
 
 
 TEXT = st.text(alphabet=r"0123456789abexyzin +-*/^_=<>()[]{}|,.;:!%$\'pqrtfcdmosul", max_size=40)
