@@ -69,6 +69,8 @@ def main() -> int:
     print(
         f"{platform.processor() or platform.machine()}, {options.threads} thread(s), torch {torch.__version__}"
     )
+    import pyarrow.parquet  # noqa: F401  loaded once per process, when a pool is first sealed
+
     shares = []
     for repeat in range(options.repeats):
         timed, sampling = Timed(engine), Sampling(max_new_tokens=options.max_new_tokens, seed=repeat)
