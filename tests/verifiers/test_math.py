@@ -132,7 +132,7 @@ RUNS = [
 
 @pytest.mark.parametrize("number", range(len(RUNS)))
 def test_long_runs_take_time_in_proportion(math, number):
-    """Where a pattern was quadratic these took minutes."""
+    """Quadratic patterns would take minutes on these."""
     begun = time.process_time()
     math.verify(
         [Attempt(response=RUNS[number], reference="5"), Attempt(response="5", reference=RUNS[number])]
