@@ -49,7 +49,9 @@ def verdict(key: str) -> Verdict:
     return Verdict(float(int(key[0], 16) < 8), key[:3])
 
 
-def fill(folder: Path, said: Connection | None = None, segment_bytes: int = 60_000) -> None:
+def fill(
+    folder: Path, said: Connection | None = None, number: int = CHAINS, segment_bytes: int = 60_000
+) -> None:
     """What the process does that is killed: draw what is missing, judge it, say how many chains are stored."""
 
     def say(stored: int) -> None:
@@ -59,7 +61,7 @@ def fill(folder: Path, said: Connection | None = None, segment_bytes: int = 60_0
     with Pool.open(folder, segment_bytes=segment_bytes) as pool:
         pool.add_problems(PROBLEMS)
         pool.add_model("fake@1", {"kind": "fake"})
-        chains = {c.key: c for c in map(chain, range(CHAINS))}
+        chains = {c.key: c for c in map(chain, range(number))}
         missing = pool.missing(list(chains))
         judged = pool.verdicts("parity")
         pool.add_verdicts("parity", {k: verdict(k) for k in chains.keys() - judged.keys() - set(missing)})
@@ -91,11 +93,11 @@ def state(folder: Path) -> str:
     return f"{min(3, len(list((pool / 'wal').glob('*.wal'))))} write-ahead files"
 
 
-def kill_again_and_again(folder: Path, kills: int, seed: int) -> Counter[str]:
+def kill_again_and_again(folder: Path, kills: int, seed: int, chains: int = CHAINS) -> Counter[str]:
     """Run the writer ``kills`` times to its death. The pool starts anew when it is full, so that every kill hits
     work; each full one is compared. Raises AssertionError for anything lost, doubled or changed."""
     alone = folder / "alone"
-    fill(alone)
+    fill(alone, number=chains)
     expected = contents(alone)
     rng = random.Random(seed)
     met: Counter[str] = Counter()
@@ -106,7 +108,7 @@ def kill_again_and_again(folder: Path, kills: int, seed: int) -> Counter[str]:
     processes.set_forkserver_preload(["evals.pool_kills"])
     while met.total() < kills:
         hear, say = processes.Pipe(duplex=False)
-        process = processes.Process(target=fill, args=(killed, say))
+        process = processes.Process(target=fill, args=(killed, say, chains))
         process.start()
         say.close()
         acknowledged = max(acknowledged, hear.recv())
@@ -131,7 +133,7 @@ def kill_again_and_again(folder: Path, kills: int, seed: int) -> Counter[str]:
             assert len(pool) >= acknowledged, (
                 f"{acknowledged} chains were acknowledged, {len(pool)} are there"
             )
-    fill(killed)
+    fill(killed, number=chains)
     assert contents(killed) == expected, "the pool differs from the undisturbed one"
     report = check(killed)
     assert report.whole, report.damage

@@ -2,11 +2,8 @@ import errno
 import math
 import os
 import random
-import signal
 import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -369,46 +366,6 @@ def test_two_writers_at_once(tmp_path):
         assert last.keys() == {chain(PROBLEMS[i % 6], i).key for i in range(90)}
         assert sorted(c.index for c in last.chains()) == list(range(90))
         assert not last.notes
-
-
-WRITER = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from test_pool import PROBLEMS, chain
-from reasoning.pool import Pool
-from reasoning.pool.segment import Segment
-from reasoning.pool.wal import read_blocks
-pool = Pool.open(sys.argv[1], segment_bytes=6000)
-pool.add_problems(PROBLEMS)
-have = len(pool.keys())
-print("ready", flush=True)
-for i in range(have, have + 5000, 3):
-    pool.append([chain(PROBLEMS[k % 6], k, "text " * (k % 50)) for k in range(i, i + 3)])
-    print(i + 3, flush=True)
-"""
-
-
-def test_kill_at_random_moments_loses_nothing_acknowledged(tmp_path):
-    rng = random.Random(0)
-    acknowledged = 0
-    for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, tmp_path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.001, 0.15))
-        process.send_signal(signal.SIGKILL)
-        said = process.stdout.read().rsplit("\n", 1)[0].split()
-        process.stdout.close()
-        process.wait()
-        acknowledged = max([acknowledged, *map(int, said)])
-        with Pool.open(tmp_path, read_only=True) as pool:
-            chains = pool.chains()
-        assert len(chains) >= acknowledged
-        expected = [chain(PROBLEMS[k % 6], k, "text " * (k % 50)) for k in range(len(chains))]
-        assert chains == sorted(expected, key=again_order)
-    assert acknowledged > 50
 
 
 def test_charges_are_kept_with_the_chains_they_paid_for(tmp_path):
