@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 from reasoning.errors import EngineError, MissingExtra, UserError, unknown
 from reasoning.spec import convert, is_user_code, parse_spec
 
+REACH_SECONDS = 5.0
 OBJECT_STORE_BYTES = 100 << 20
 """Of a cluster that is started here: results are small and stay in the processes' own memory."""
 
@@ -90,6 +92,8 @@ def connect(address: str = "auto") -> Any:
 
     A connection that this process has already is kept. Raises MissingExtra, EngineError.
     """
+    if address != "auto":
+        _refuse_silent(address)
     running = os.environ.get("RAY_ADDRESS") or _runs_here()
     quiet_environment(alone=address == "auto" and not running)
     try:
@@ -115,10 +119,7 @@ def connect(address: str = "auto") -> Any:
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as e:
             where = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "this machine"
             said = " ".join(str(e).split())[:300]
-            raise EngineError(
-                f"No Ray cluster could be reached at {where}: {said}\n"
-                "  Start one with:  ray start --head --port=6379   and name it:  --cluster HOST:6379"
-            ) from None
+            raise _unreachable(where, said) from None
     return ray
 
 
@@ -146,6 +147,22 @@ def absolute(spec: str) -> str:
     if argument and Path(argument).exists():
         return spec.replace(f":{argument}", f":{Path(argument).resolve()}", 1)
     return spec
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise EngineError where nothing listens: Ray itself tries for minutes, and prints."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as e:
+        raise _unreachable(address, str(e)) from None
+
+
+def _unreachable(where: str, said: str) -> EngineError:
+    return EngineError(
+        f"No Ray cluster could be reached at {where}: {said}\n"
+        "  Start one with:  ray start --head --port=6379   and name it:  --cluster HOST:6379"
+    )
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:

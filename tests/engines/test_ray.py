@@ -335,6 +335,11 @@ def test_specs_of_clusters():
             parse_cluster(text)
 
 
+def test_an_address_where_nobody_is():
+    with pytest.raises(EngineError, match=r"No Ray cluster could be reached at 127\.0\.0\.1:9"):
+        engine_on("127.0.0.1:9", f"{ENGINES}:scripted")
+
+
 def test_engines_that_need_no_cluster(tmp_path):
     with pytest.raises(UserError, match="nothing for a cluster"):
         open_engine(f"ray:replay:{tmp_path}")
