@@ -24,7 +24,7 @@ from reasoning.durable import AppendFile
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
-from reasoning.progress import Progress, Silent, human
+from reasoning.progress import Progress, Silent
 from reasoning.records import Cost, Problem, Sampling, digest
 from reasoning.runfile import check_same, write_run
 from reasoning.spec import parse_spec
@@ -32,19 +32,18 @@ from reasoning.tasks import load_problems, parse_task, refuse_overlap, verifier_
 from reasoning.tasks.base import Demonstration
 from reasoning.train.assign import assign
 from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
+from reasoning.train.checks import HARMLESS, check
 from reasoning.train.evaluate import evaluate
 from reasoning.train.fresh import is_fresh, new_model, save_folder
 from reasoning.train.heads import new_value_head
+from reasoning.train.journal import headline, keep_metrics, line
 from reasoning.train.learner import Learner
 from reasoning.train.objective import Objective, objective
 from reasoning.train.options import TrainOptions
+from reasoning.train.preferences import Pair, PreferenceSource, load_preferences, pair_rows, signed
 from reasoning.train.rollouts import ModelSource
 from reasoning.train.sources import DemonstrationSource, Source, order_of, read_demonstrations
 from verifiers import Verifier, open_verifier
-
-HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains"})
-HARMLESS |= {"checkpoint_every", "log_every", "device", "max_rows"}
-"""Settings that do not change what is learned; the others make the lineage that names a model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +78,6 @@ def train(options: TrainOptions, progress: Progress | None = None, log: Any = No
     return _Run(options, goal, run, progress, say).finish()
 
 
-def check(options: TrainOptions, goal: Objective) -> None:
-    for name in (
-        "steps",
-        "problems_per_step",
-        "chains_per_problem",
-        "epochs",
-        "eval_chains",
-        "checkpoint_every",
-    ):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or above, not {getattr(options, name)}.")
-    for f in fields(options):
-        value = getattr(options, f.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{f.name.replace('_', '-')} must be a finite number, not {value}.")
-    if not options.lr > 0:
-        raise UserError(f"--lr must be above 0, not {options.lr}.")
-    if not options.temperature > 0:
-        raise UserError("--temperature must be above 0: greedy roll-outs are all alike and teach nothing.")
-    if options.demonstrations and goal.source != "demonstrations":
-        raise UserError(f"--demonstrations goes with --objective sft; {goal.name} samples its own chains.")
-    if not options.task and not options.demonstrations.endswith(".jsonl"):
-        raise UserError(
-            "Name the problems to train on:  --task word:train  (or jsonl:FILE:question=..,answer=..)"
-        )
-    if is_fresh(options.model) and goal.source != "demonstrations":
-        raise UserError(
-            f"{options.model} is an empty model; {goal.name} can only reinforce what a model already does at "
-            "times. Cold-start it first:  reasoning train RUN --objective sft ..."
-        )
-    if goal.compares and options.chains_per_problem < 2:
-        raise UserError(
-            f"{goal.name} compares the chains of a group: --chains-per-problem must be 2 or above."
-        )
-
-
 def chosen_device(name: str) -> str:
     """The device that ``name`` means. Raises UserError for one that is not there."""
     if name == "auto":
@@ -132,12 +95,14 @@ class _Run:
     def __init__(self, options: TrainOptions, goal: Objective, run: Path, progress: Progress, say: Any):
         self.options, self.goal, self.run, self.progress, self.say = options, goal, run, progress, say
         self.demonstrations = self._demonstrations() if goal.source == "demonstrations" else []
+        self.pairs = self._pairs(options.preferences)
+        self.held_pairs = self._pairs(options.eval_preferences)
         self.engine = self._engine()
         if self.engine.shape is None:
             raise UserError(f"The shape of {options.model} is not known, so its FLOPs cannot be counted.")
         self.shape = self.engine.shape
         model = self.engine.module
-        reference = copy.deepcopy(model).eval() if goal.kl != "none" else None
+        reference = copy.deepcopy(model).eval() if goal.needs_reference else None
         head = new_value_head(model) if goal.critic else None
         self.learner = Learner(
             model,
@@ -184,6 +149,15 @@ class _Run:
         count = options.steps * options.problems_per_step
         return task.demonstrations(split, count, options.seed, **pairs)
 
+    def _pairs(self, spec: str) -> list[Pair]:
+        options = self.options
+        if not spec:
+            return []
+        judge = options.verifier or verifier_of(options.task or options.eval_task or "word")
+        return load_preferences(
+            spec, judge, per_problem=options.pairs_per_problem, margin=options.margin, seed=options.seed
+        )
+
     def _engine(self) -> TransformersEngine:
         options = self.options
         if is_fresh(options.model):
@@ -208,7 +182,16 @@ class _Run:
         options = self.options
         evaluation = load_problems(options.eval_task) if options.eval_task else []
         verifier = open_verifier(options.verifier or verifier_of(options.task or options.eval_task or "word"))
-        if self.goal.source != "demonstrations":
+        # A verifier that never sees the reference may give the reward; what was learned is measured by one that does.
+        judge = (
+            open_verifier(verifier_of(options.eval_task)) if evaluation and not verifier.oracle else verifier
+        )
+        if self.goal.source == "preferences":
+            problems = []
+            asked = [pair.problem for pair in self.pairs]
+            refuse_overlap(asked, evaluation)
+            refuse_overlap(asked, [pair.problem for pair in self.held_pairs])
+        elif self.goal.source != "demonstrations":
             problems = load_problems(options.task)
             refuse_overlap(problems, evaluation)
         else:
@@ -226,11 +209,12 @@ class _Run:
             source.state |= self.source_state
 
             def measured(step: int) -> dict[str, float]:
+                found = self._held_out_pairs()
                 if not evaluation:
-                    return {}
+                    return found
                 sampling = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed + 1)
-                return evaluate(
-                    evaluation, self.engine, verifier, pool, ledger, options.eval_chains, sampling
+                return found | evaluate(
+                    evaluation, self.engine, judge, pool, ledger, options.eval_chains, sampling
                 )
 
             if self.start == 0 and not any(row["step"] == 0 for row in rows):
@@ -265,6 +249,14 @@ class _Run:
             pool.seal()
         return self._save()
 
+    def _held_out_pairs(self) -> dict[str, float]:
+        """Figures of the held-out pairs under the present weights."""
+        if not self.held_pairs:
+            return {}
+        rows = signed([row for pair in self.held_pairs for row in pair_rows(pair, self.engine)])
+        figures = self.learner.preference_figures(rows)
+        return {f"eval/{name}": figures[name] for name in ("rewards/accuracies", "rewards/margins", "loss")}
+
     def _source(self, problems: list[Problem], verifier: Verifier) -> Source:
         options = self.options
         if self.goal.source == "demonstrations":
@@ -272,22 +264,27 @@ class _Run:
             return DemonstrationSource(
                 self.demonstrations, engine.tokenizer, engine.encode, options.problems_per_step, options.seed
             )
+        if self.goal.source == "preferences":
+            return PreferenceSource(self.pairs, self.engine, options.problems_per_step, options.seed)
         return ModelSource(options, self.goal, problems, self.engine, verifier, self.pool, self.ledger)
 
     def _step(self, source: Source, step: int) -> dict[str, float]:
         options = self.options
         data = source.draw(step)
         learned_from = assign(self.goal, data.groups, self.learner, options.keep_correct)
-        size = options.minibatch or max(len(learned_from), 1)
-        per_epoch = math.ceil(len(learned_from) / size)
+        unit = self.goal.together  # rows that stay together: the two of a pair
+        units = len(learned_from) // unit
+        size = options.minibatch // unit or max(units, 1)
+        per_epoch = math.ceil(units / size)
         sums: dict[str, list[float]] = {}
         learned = flops = 0.0
         if self.goal.restart:
             self.learner.restart(self.first)
         for epoch in range(options.epochs):
-            order = order_of(len(learned_from), options.seed, step * options.epochs + epoch)
+            order = order_of(units, options.seed, step * options.epochs + epoch)
             for i in range(per_epoch):
-                rows = [learned_from[j] for j in order[i * size : (i + 1) * size]]
+                part = order[i * size : (i + 1) * size]
+                rows = [learned_from[j * unit + k] for j in part for k in range(unit)]
                 within = (epoch + i / per_epoch) / options.epochs
                 along = within if self.goal.restart else (step + within) / options.steps
                 fresh = epoch == 0 and i == 0 and self.goal.source == "model" and not self.goal.restart
@@ -297,8 +294,10 @@ class _Run:
                 learned += sum(result.lengths)
                 if result.lengths:
                     update = self.shape.training_flops(list(result.lengths))
-                    flops += update * (4 / 3 if self.goal.kl != "none" else 1)  # the reference reads them too
-        if self.goal.source != "demonstrations":
+                    flops += update * (
+                        4 / 3 if self.goal.needs_reference else 1
+                    )  # the reference reads them too
+        if data.output_tokens:
             used = sum(len(row.ids) for row in learned_from if row.teaches)
             data.metrics["wasted_token_fraction"] = 1 - used / max(data.output_tokens, 1)
         self.totals["sample"] += data.sample_flops
@@ -364,45 +363,3 @@ def rate(options: TrainOptions, along: float) -> float:
     """Factor on the learning rate at ``along`` in [0, 1) of the run."""
     warm = min(1.0, (along + 1 / options.steps) / options.warmup) if options.warmup else 1.0
     return warm * (0.5 * (1 + math.cos(math.pi * along)) if options.schedule == "cosine" else 1.0)
-
-
-def keep_metrics(path: Path, upto: int) -> list[dict[str, Any]]:
-    """Drop rows after step ``upto`` (they are computed again) and a torn last line; the kept rows."""
-    rows = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(text)
-                if row["step"] <= upto:
-                    rows.append(row)
-            except (ValueError, KeyError, TypeError):
-                break  # a torn tail: the line was being written when the run was killed
-        partial = path.with_name(".metrics.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, path)
-    return rows
-
-
-SHOWN = ("reward", "loss", "entropy", "completions/mean_length", "grad_norm", "step_time")
-
-
-def headline(row: dict[str, Any]) -> str:
-    for name in ("eval/pass@1", "reward", "loss"):
-        if name in row:
-            return f"{name} {row[name]:.3f}"
-    return ""
-
-
-def line(row: dict[str, Any], steps: int) -> str:
-    """One readable line of a step."""
-    parts = [f"step {row['step']:>{len(str(steps))}}/{steps}"]
-    for name in SHOWN:
-        if name in row:
-            short = name.rpartition("/")[2].replace("mean_length", "length").replace("step_time", "seconds")
-            parts.append(f"{short} {row[name]:.3g}")
-    if "flops/update" in row:
-        parts.append(f"{human(row['flops/update'] + row['flops/sample'])} FLOPs")
-    if "eval/pass@1" in row:
-        parts.append(f"| held-out pass@1 {row['eval/pass@1']:.1%} ± {row['eval/pass@1_halfwidth']:.1%}")
-        parts.append(next(f"{k[5:]} {v:.1%}" for k, v in row.items() if k.startswith("eval/maj@")))
-    return "  ".join(parts)
