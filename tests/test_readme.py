@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from reasoning.cli import parse
+from reasoning.cli import VERBS, parse
 from reasoning.train.fresh import new_model, save_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^ {4}(reasoning .*)$", TEXT, re.MULTILINE)
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = [TEXT] + [path.read_text(encoding="utf-8") for path in GUIDE]
+COMMANDS = [c for page in PAGES for c in re.findall(r"^ {4}(reasoning .*)$", page, re.MULTILINE)]
 
 
 def test_there_are_commands():
@@ -23,7 +25,9 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
-    _, verb, *arguments = shlex.split(command)
+    _, verb, *arguments = shlex.split(command, comments=True)
+    if arguments and f"{verb} {arguments[0]}" in VERBS:
+        verb = f"{verb} {arguments.pop(0)}"
     options, run = parse(verb, arguments)
     assert callable(run)
     assert options
@@ -38,8 +42,9 @@ def test_make_targets_exist():
 
 
 def test_files_that_are_linked_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+    for path in (ROOT / "README.md", *GUIDE):
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), target
 
 
 def test_the_python_example_runs(tmp_path):
