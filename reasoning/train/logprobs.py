@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from reasoning.errors import UserError
 from reasoning.train.rows import Row
 
 CHUNK_LOGITS = 2**23
@@ -38,16 +40,21 @@ def score_rows(
     temperature: float = 1.0,
     entropy: bool = False,
     shared: bool = False,
+    packed: bool = False,
     value_head: Any | None = None,
     logprobs: bool = True,
 ) -> Scored:
     """`Scored` of ``rows`` under ``model``, as the sampler saw them: logits divided by ``temperature``.
 
     entropy: also that, with gradient. shared: the rows have one prompt, which is computed once; its keys and
-    values serve all of them, gradients included. logprobs False computes values alone.
+    values serve all of them, gradients included. packed: one behind another in a single row without padding, each
+    seeing itself alone. logprobs False computes values alone.
     """
-    hidden, targets = (_hidden_shared if shared else _hidden_padded)(model, rows)  # (N, H), (N,)
-    values = value_head(hidden)[:, 0].float() if value_head is not None else None
+    states = _hidden_shared if shared else _hidden_packed if packed else _hidden_padded
+    hidden, targets = states(model, rows)  # (N, H), (N,)
+    values = None
+    if value_head is not None:
+        values = value_head(hidden.to(value_head.weight.dtype))[:, 0].float()
     if not logprobs:
         return Scored(hidden.new_zeros(len(targets)), None, values)
     head = model.get_output_embeddings()
@@ -65,11 +72,7 @@ def logprobs_of(
 
 def can_share(model: Any) -> bool:
     """Whether `score_rows` may compute a prompt once for this model: every layer keeps plain keys and values of all
-    positions (no sliding window, no recurrent state) and nothing is recomputed in the backward pass."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        return False
+    positions (no sliding window, no recurrent state)."""
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     return kinds == {DynamicLayer}
 
@@ -102,37 +105,117 @@ def _hidden_padded(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     return hidden.flatten(0, 1)[torch.cat(take).to(device)], torch.tensor(targets, device=device)
 
 
+def _hidden_packed(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """As `_hidden_padded`, all rows in one of the batch: positions that begin again tell them apart."""
+    device = next(model.parameters()).device
+    ids: list[int] = []
+    positions: list[int] = []
+    take: list[int] = []
+    for row in rows:
+        start = len(ids) + len(row.prompt_ids) - 1
+        ids.extend((row.prompt_ids + row.ids)[:-1])
+        positions.extend(range(len(row) - 1))
+        take.extend(range(start, start + len(row.ids)))
+    tokens, places = torch.tensor([ids], device=device), torch.tensor([positions], device=device)
+    hidden = model.get_decoder()(
+        input_ids=tokens, position_ids=places, use_cache=False
+    ).last_hidden_state  # (1, T, H)
+    targets = torch.tensor([token for row in rows for token in row.ids], device=device)
+    return hidden[0, torch.tensor(take, device=device)], targets
+
+
 def _hidden_shared(model: Any, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """As `_hidden_padded` for rows that all have the prompt of the first."""
-    from transformers.cache_utils import DynamicCache
-
     device = next(model.parameters()).device
     decoder = model.get_decoder()
     prompt = torch.tensor([rows[0].prompt_ids], device=device)  # (1, P)
-    cache = DynamicCache(config=model.config)
-    first = decoder(input_ids=prompt, past_key_values=cache, use_cache=True).last_hidden_state[
-        :, -1
-    ]  # (1, H)
-    width = max(len(row.ids) for row in rows) - 1
-    states = first[:, None].expand(len(rows), 1, -1)  # (B, 1, H) predicts each first token
-    if width:
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        for b, row in enumerate(rows):
-            ids[b, : len(row.ids) - 1] = torch.tensor(row.ids[:-1], dtype=torch.long)
-        # Not batch_repeat_interleave, which copies: every row reads the one prompt's keys and values.
-        layers: list[Any] = cache.layers
-        for layer in layers:
-            layer.keys = layer.keys.expand(len(rows), -1, -1, -1)
-            layer.values = layer.values.expand(len(rows), -1, -1, -1)
-        positions = torch.arange(prompt.shape[1], prompt.shape[1] + width, device=device)[None]
-        later = decoder(
-            input_ids=ids.to(device), position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state  # (B, W, H)
-        states = torch.cat([states, later], 1)
+    read = _prompt_cache(model)
+    first = decoder(input_ids=prompt, past_key_values=read, use_cache=True).last_hidden_state[:, -1]  # (1, H)
+    # Never 0, so that every forward of this kind calls each layer as often, on all ranks.
+    width = max(1, max(len(row.ids) for row in rows) - 1)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for b, row in enumerate(rows):
+        ids[b, : len(row.ids) - 1] = torch.tensor(row.ids[:-1], dtype=torch.long)
+    positions = torch.arange(prompt.shape[1], prompt.shape[1] + width, device=device)[None]
+    later = decoder(
+        input_ids=ids.to(device),
+        position_ids=positions,
+        past_key_values=_behind(model, read, len(rows)),
+        use_cache=True,
+    ).last_hidden_state  # (B, W, H)
+    states = torch.cat(
+        [first[:, None].expand(len(rows), 1, -1), later], 1
+    )  # the first predicts each first token
     lengths = torch.tensor([len(row.ids) for row in rows])
     kept = torch.arange(width + 1)[None] < lengths[:, None]  # (B, W + 1)
     targets = torch.tensor([token for row in rows for token in row.ids], device=device)
     return states[kept.to(device)], targets
+
+
+class _Prompt(DynamicLayer):
+    """Keeps the keys and values that it is given first. A forward that is computed again in the backward pass must
+    find them as they were, so neither this nor `_Behind` ever grows."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+
+class _Behind(DynamicLayer):
+    """Of ``rows`` rows that all stand behind one prompt, whose keys and values they read in place."""
+
+    def __init__(self, prompt: Any, rows: int):
+        super().__init__()
+        self.lazy_initialization(prompt.keys, prompt.values)
+        self.keys, self.values = (t.expand(rows, -1, -1, -1) for t in (prompt.keys, prompt.values))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+def _prompt_cache(model: Any) -> Any:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Prompt() for _ in cache.layers]
+    return cache
+
+
+def _behind(model: Any, prompt: Any, rows: int) -> Any:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Behind(layer, rows) for layer in prompt.layers]
+    return cache
+
+
+def recompute_activations(model: Any) -> None:
+    """From now on keep only what goes into each layer; the rest is computed again in the backward pass.
+
+    Not by the model's own switch: that one works in training mode alone, where dropout is on. Copy the model
+    before, not after.
+    """
+    for layer in layers_of(model):
+        layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+def layers_of(model: Any) -> list[torch.nn.Module]:
+    """The layers of a Hugging Face model that repeat, in order. Raises UserError where they are not known."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    found = [m for m in model.get_decoder().modules() if type(m).__name__ in names]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} does not say which layers it repeats: leave out --gradient-checkpointing and "
+            "--shard fsdp."
+        )
+    return found
 
 
 def head_logprobs(
@@ -149,13 +232,16 @@ def head_logprobs(
     `CHUNK_LOGITS`, they are made a chunk of positions at a time and made again in the backward pass.
     """
     before, bound = cap
+    if torch.is_autocast_enabled(hidden.device.type):  # the chunked head multiplies in its backward pass too
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     plain = type(head) is torch.nn.Linear and not bound
     rows = max(1, CHUNK_LOGITS // head.weight.shape[0])
     if len(hidden) <= rows:
         return _from_logits(head(hidden), targets, before, bound, scale, entropy)
     if plain:
+        bias = None if head.bias is None else head.bias.to(hidden.dtype)
         picked, spread = _ChunkedHead.apply(  # type: ignore[misc]
-            hidden, head.weight, head.bias, targets, before * scale, rows, entropy
+            hidden, head.weight.to(hidden.dtype), bias, targets, before * scale, rows, entropy
         )
         return picked, spread if entropy else None
 

@@ -48,32 +48,55 @@ class Forward:
     shared: bool = False
 
 
-def micro_batches(rows: Sequence[Row | Sequence[int]], tokens: int) -> Iterator[list[int]]:
-    """Indices of ``rows`` in batches of similar length, of at most ``tokens`` padded tokens (or one row)."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+def micro_batches(rows: Sequence[Row | Sequence[int]], tokens: int, together: int = 1) -> Iterator[list[int]]:
+    """Indices of ``rows`` in batches of similar length, of at most ``tokens`` padded tokens (or one row).
+
+    together: so many consecutive rows stay side by side.
+    """
+    units = _units(len(rows), together)
+    longest = [max(len(rows[i]) for i in unit) for unit in units]
     batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(rows[i]) > tokens:
+    for u in sorted(range(len(units)), key=lambda u: (longest[u], u)):
+        if batch and (len(batch) + together) * longest[u] > tokens:
             yield batch
             batch = []
-        batch.append(i)
+        batch += units[u]
     if batch:
         yield batch
 
 
-def forwards(rows: Sequence[Row], tokens: int, share: bool) -> list[Forward]:
-    """``rows`` cut into forwards of at most ``tokens`` padded tokens (or one row).
+def packs(rows: Sequence[Row | Sequence[int]], tokens: int, together: int = 1) -> Iterator[list[int]]:
+    """Indices of ``rows`` in order, as many at a time as have at most ``tokens`` tokens (or one row)."""
+    batch: list[int] = []
+    used = 0
+    for unit in _units(len(rows), together):
+        here = sum(len(rows[i]) for i in unit)
+        if batch and used + here > tokens:
+            yield batch
+            batch, used = [], 0
+        batch += unit
+        used += here
+    if batch:
+        yield batch
 
-    share: rows with one prompt may be computed together with the prompt once, where that saves enough.
+
+def _units(rows: int, together: int) -> list[list[int]]:
+    return [list(range(i, i + together)) for i in range(0, rows, together)]
+
+
+def forwards(
+    rows: Sequence[Row], tokens: int, share: bool, together: int = 1, pack: bool = False
+) -> list[Forward]:
+    """``rows`` cut into forwards of at most ``tokens`` padded tokens (or one row); those with a shared prompt first.
+
+    share: rows with one prompt may be computed together with the prompt once, where that saves enough. together: so
+    many consecutive rows stay side by side. pack: rows without a shared prompt are laid one behind another, unpadded.
     """
     out: list[Forward] = []
     alone = list(range(len(rows)))
     if share:
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, row in enumerate(rows):
-            groups.setdefault(row.prompt_ids, []).append(i)
         alone = []
-        for prompt, members in groups.items():
+        for prompt, members in _by_prompt(rows, together).items():
             whole = sum(len(rows[i]) for i in members)
             saved = (len(members) - 1) * len(prompt)
             room = tokens - len(prompt)
@@ -82,9 +105,50 @@ def forwards(rows: Sequence[Row], tokens: int, share: bool) -> list[Forward]:
                 continue
             completions = [rows[i].ids for i in members]
             out += [
-                Forward(tuple(members[i] for i in batch), True) for batch in micro_batches(completions, room)
+                Forward(tuple(members[i] for i in batch), True)
+                for batch in micro_batches(completions, room, together)
             ]
-    out += [
-        Forward(tuple(alone[i] for i in batch)) for batch in micro_batches([rows[i] for i in alone], tokens)
-    ]
-    return out
+        alone.sort()
+    cut = packs if pack else micro_batches
+    rest = [rows[i] for i in alone]
+    return out + [Forward(tuple(alone[i] for i in batch)) for batch in cut(rest, tokens, together)]
+
+
+def _by_prompt(rows: Sequence[Row], together: int) -> dict[tuple[int, ...], list[int]]:
+    """Prompt -> indices of the rows that have it, in order; those that stay together have one."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for unit in _units(len(rows), together):
+        groups.setdefault(rows[unit[0]].prompt_ids, []).extend(unit)
+    return groups
+
+
+def computed_tokens(rows: Sequence[Row], forward: Forward, pack: bool) -> tuple[int, int]:
+    """(positions that ``forward`` computes, those of them that are padding)."""
+    part = [rows[i] for i in forward.rows]
+    if forward.shared:
+        prompt, lengths = len(part[0].prompt_ids), [len(row.ids) - 1 for row in part]
+        computed = prompt + len(part) * max(1, max(lengths))
+        return computed, computed - prompt - sum(lengths)
+    lengths = [len(row) - 1 for row in part]
+    computed = sum(lengths) if pack else len(part) * max(lengths)
+    return computed, computed - sum(lengths)
+
+
+def shares(rows: Sequence[Row], ranks: int, together: int = 1) -> list[list[int]]:
+    """Indices of ``rows`` dealt to ``ranks`` so that each gets about as many tokens: the rows of a prompt together
+    where they are not too many, the heaviest first, each to whoever has least. The same on every rank."""
+    if ranks == 1:
+        return [list(range(len(rows)))]
+    most = sum(len(row) for row in rows) // (2 * ranks)
+    units: list[list[int]] = []
+    for members in _by_prompt(rows, together).values():
+        cut = packs([rows[i] for i in members], most, together)
+        units += [[members[i] for i in part] for part in cut]
+    weight = [sum(len(rows[i]) for i in unit) for unit in units]
+    given: list[list[int]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
+    for at in sorted(range(len(units)), key=lambda i: (-weight[i], i)):
+        least = load.index(min(load))
+        given[least] += units[at]
+        load[least] += weight[at]
+    return [sorted(indices) for indices in given]
