@@ -32,7 +32,7 @@ from reasoning.engines.tokens import (
 from reasoning.engines.vllm_options import GIB, free_memory_bytes
 from reasoning.engines.vllm_weights import weights_bytes
 from reasoning.errors import UserError
-from reasoning.records import Chain, Cost, Draw, chain_key, chain_seed
+from reasoning.records import Chain, Cost, Draw, Problem, chain_key, chain_seed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -131,6 +131,10 @@ class TransformersEngine:
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
         return self._tokens.encode(prompt)
+
+    def ask(self, problem: Problem) -> tuple[int, ...]:
+        """Token ids that the model is shown for ``problem``, its whole conversation."""
+        return self._tokens.ask(problem)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokens.decode(token_ids)

@@ -61,6 +61,12 @@ def one(groups: Groups) -> list[Floats]:
     return [np.ones(len(r)) for r in groups]
 
 
+def preferred(groups: Groups) -> list[Floats]:
+    """1 for the chain of a pair that was preferred (reward 1), -1 for the other (reward 0): the sign with which it
+    enters the pair's margin; arXiv 2305.18290."""
+    return [2 * r - 1 for r in groups]
+
+
 ADVANTAGES: dict[str, Callable[[Groups], list[Floats]]] = {
     f.__name__: f
     for f in (
@@ -71,6 +77,7 @@ ADVANTAGES: dict[str, Callable[[Groups], list[Floats]]] = {
         leave_one_out,
         correct,
         one,
+        preferred,
     )
 }
 

@@ -21,7 +21,8 @@ from reasoning.train.logprobs import can_share, score_rows
 from reasoning.train.losses import token_loss, token_weights, value_loss
 from reasoning.train.objective import Objective
 from reasoning.train.optimizers import make_optimizers
-from reasoning.train.rows import Row, forwards
+from reasoning.train.pairs import PairSums, pair_forwards
+from reasoning.train.rows import Forward, Row, forwards
 
 MICRO_TOKENS = {True: 16384, False: 2048}
 """Padded tokens per forward on a GPU, and on a CPU, where what fits its caches is fastest."""
@@ -42,7 +43,7 @@ class Learner:
 
     micro_tokens: padded tokens per forward; 0 is what suits the device. share_prompts: the prompt of a group is
         computed once where the model allows it and it pays.
-    reference: the frozen starting model, where the objective has a KL term.
+    reference: the frozen starting model, where the objective reads one (``needs_reference``).
     value_head: hidden state -> value, where the objective has a critic; trained beside the model.
     max_mismatch: largest mean |trainer - sampler| log-probability that is believed, per token; training on
         chains that another distribution sampled is refused past it.
@@ -93,13 +94,18 @@ class Learner:
         live = [i for i, row in enumerate(rows) if len(row.ids) and (row.teaches or every)]
         picked = [rows[i] for i in live]
         sums = _Sums()
-        for forward in forwards(picked, self.micro_tokens, self.share):
+        for forward in self._cut(picked):
             part = [picked[i] for i in forward.rows]
             loss = self._loss(part, weights[[live[i] for i in forward.rows]], forward.shared, sums)
             loss.backward()
         return StepResult(
             sums.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
         )
+
+    def _cut(self, rows: Sequence[Row]) -> list[Forward]:
+        if self.objective.together > 1:
+            return pair_forwards(rows, self.micro_tokens)
+        return forwards(rows, self.micro_tokens, self.share)
 
     def _loss(self, rows: list[Row], weights: np.ndarray, shared: bool, sums: _Sums) -> Tensor:
         """The share of ``rows`` in the loss of the step. weights: (B,) of each row's tokens."""
@@ -121,11 +127,16 @@ class Learner:
         old = torch.where(old.isnan(), logprobs.detach(), old)  # demonstrations have none
         sampler = _flat(rows, "sampler_logprobs", device) if rows[0].sampler_logprobs else None
         reference = None
-        if self.reference is not None and objective.kl_in_loss:
+        if self.reference is not None and (objective.kl_in_loss or objective.together > 1):
             with torch.no_grad():
                 reference = score_rows(
                     self.reference, rows, temperature=self.temperature, shared=shared
                 ).logprobs
+        if objective.together > 1:
+            assert reference is not None, "an objective over pairs needs the reference"
+            loss = sums.pairs.loss(objective, rows, weight, logprobs, reference, chain)
+            sums.add_pairs(loss, scored.entropy, len(logprobs))
+            return loss
         result = token_loss(
             objective,
             logprobs,
@@ -146,6 +157,16 @@ class Learner:
             loss, scored.entropy, result, logprobs.detach() - (old if sampler is None else sampler), values
         )
         return loss
+
+    @torch.no_grad()
+    def preference_figures(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Loss, accuracy, margin and rewards of pairs (rows 2p and 2p + 1) under the present weights."""
+        sums = _Sums()
+        lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
+        weights = token_weights(lengths, self.objective.reduce, self.max_new_tokens)
+        for forward in self._cut(rows):
+            self._loss([rows[i] for i in forward.rows], weights[list(forward.rows)], False, sums)
+        return sums.metrics(self.objective, False)
 
     @torch.no_grad()
     def rescore(self, rows: Sequence[Row], reference: bool = False) -> list[tuple[Tensor, Tensor | None]]:
@@ -236,6 +257,13 @@ class _Sums:
         self.sums: dict[str, float] = {}
         self.widest = 0.0
         self.tokens = 0
+        self.pairs = PairSums()
+
+    def add_pairs(self, loss: Tensor, entropy: Tensor | None, tokens: int) -> None:
+        spread = entropy.detach().sum() if entropy is not None else 0.0
+        for name, value in (("loss", loss.detach()), ("entropy", spread)):
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.tokens += tokens
 
     def add(
         self, loss: Tensor, entropy: Tensor | None, result: Any, gap: Tensor, values: Tensor | None
@@ -262,6 +290,8 @@ class _Sums:
         n = max(self.tokens, 1)
         of = {name: self.sums.get(name, 0.0) for name in _FIGURES}
         found = {"loss": of["loss"], "entropy": of["entropy"] / n, "active_tokens": float(self.tokens)}
+        if objective.together > 1:
+            return found | self.pairs.metrics()
         if objective.surrogate == "clip":
             found["clip_ratio/low"] = of["low"] / n
         if objective.surrogate != "logp":

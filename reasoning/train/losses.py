@@ -135,6 +135,34 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float = 1.0) -> Tens
     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
 
 
+@dataclass(frozen=True, slots=True)
+class PairLoss:
+    """Of P pairs: loss (P,) with gradient; rewards (2P,) without, those that the policy implies: beta x log-ratio to
+    the reference, of each row."""
+
+    loss: Tensor
+    rewards: Tensor
+
+
+def pair_loss(
+    objective: Objective,
+    logprobs: Tensor,  # (N,) under the model being trained, with gradient
+    reference_logprobs: Tensor,  # (N,) under the starting model
+    advantages: Tensor,  # (2P,) 1 for the chosen row of a pair, -1 for the rejected one
+    chain: Tensor,  # (N,) row of the token, 0..2P-1; rows 2p and 2p+1 are a pair
+) -> PairLoss:
+    """-log sigmoid(margin) of each pair, the margin being beta x sum over its two rows of advantage x log-ratio
+    (arXiv 2305.18290, equation 7)."""
+    difference = logprobs - reference_logprobs
+    rows = len(advantages)
+    ratios = difference.new_zeros(rows).index_add(0, chain, difference)
+    if objective.reduce == "sequence_mean":
+        ratios = ratios / difference.new_zeros(rows).index_add(0, chain, torch.ones_like(difference))
+    margins = (advantages * ratios).view(-1, 2).sum(1)
+    loss = preference_loss(margins, torch.zeros_like(margins), objective.beta)
+    return PairLoss(loss, objective.beta * ratios.detach())
+
+
 def chain_mean(values: Tensor, chain: Tensor) -> Tensor:
     """Each token's value replaced by the mean over its chain. values, chain: (N,)."""
     rows = int(chain.max()) + 1

@@ -21,13 +21,13 @@ from reasoning.train.credit import ADVANTAGES, Floats
 AXES: dict[str, tuple[str, ...]] = {
     "advantage": (*ADVANTAGES, "gae"),
     "ratio": ("token", "sequence"),
-    "surrogate": ("clip", "cispo", "logp"),
+    "surrogate": ("clip", "cispo", "logp", "dpo"),
     "reduce": ("sequence_mean", "token_mean", "max_length", "sequence_sum"),
     "kl": ("none", "k1", "k2", "k3"),
     "kl_in": ("loss", "reward"),
     "mismatch": ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
     "overlong": ("zero", "mask", "shape"),
-    "source": ("model", "rationalised", "demonstrations"),
+    "source": ("model", "rationalised", "demonstrations", "preferences"),
 }
 
 
@@ -39,8 +39,9 @@ class Objective:
         or "gae", per token from a value head (arXiv 1506.02438).
     ratio: importance ratio per "token", or per "sequence" (exp of the mean log-ratio; GSPO, arXiv 2507.18071).
     surrogate: "clip", the PPO minimum (arXiv 1707.06347); "cispo", the advantage times the log-probability,
-        weighted by the ratio capped at ratio_cap and held constant (arXiv 2506.13585); or "logp", advantage x
-        log-probability alone.
+        weighted by the ratio capped at ratio_cap and held constant (arXiv 2506.13585); "logp", advantage x
+        log-probability alone; or "dpo", -log sigmoid of the margin of a pair: beta x its chains' log-ratios to
+        the starting model, each with the sign of its advantage (arXiv 2305.18290).
     clip_low, clip_high: the ratio is held in [1 - clip_low, 1 + clip_high] (surrogate "clip" only).
     ratio_cap: largest ratio that counts; 0 is none. With "clip" it bounds chains of negative advantage, which
         the minimum leaves open: the dual clip of arXiv 1912.09729 and the two-sided delta of arXiv 2505.07291.
@@ -48,7 +49,9 @@ class Objective:
     reduce: "sequence_mean" (mean over a chain's tokens, then over chains; GRPO), "token_mean" (mean over all
         tokens of the optimizer step; DAPO, arXiv 2503.14476), "max_length" (sum / (chains x max_new_tokens);
         Dr. GRPO), "sequence_sum" (sum over a chain's tokens, mean over chains; REINFORCE as it is written, RLOO).
-        Denominators are those of the whole optimizer step, however it is cut into micro-batches or ranks.
+        Denominators are those of the whole optimizer step, however it is cut into micro-batches or ranks. With
+        "dpo" it says how a chain's log-ratio is made of its tokens': their sum ("sequence_sum", as published) or
+        their mean ("sequence_mean"); pairs are averaged.
     kl, kl_weight: penalty towards the starting model: "none", "k1", "k2" or "k3". kl_in "loss" adds it to the
         loss (where k1 has no expected gradient of its own; k2 and k3 have), "reward" takes it from the reward
         (k1 only; REINFORCE++, PPO).
@@ -62,15 +65,17 @@ class Objective:
     dynamic_sampling: groups whose rewards are all equal are replaced by groups of further problems (DAPO).
     gamma, lam, value_weight, value_clip: of "gae": discount, lambda, weight of the value loss, and how far a
         value may move from the old one before its loss is clipped (0: no clip).
+    beta: of "dpo": how strongly the policy is held to the starting model (its KL weight there).
     restart: every step begins from the starting weights (ReST-EM, arXiv 2312.06585; STaR).
     source: "model" samples chains from the model being trained; "rationalised" also asks again, with the answer
-        as a hint, where no chain was right (STaR, arXiv 2203.14465); "demonstrations" reads the task's own.
+        as a hint, where no chain was right (STaR, arXiv 2203.14465); "demonstrations" reads the task's own;
+        "preferences" reads pairs of a chosen and a rejected chain.
     """
 
     name: str
     advantage: str
     ratio: Literal["token", "sequence"] = "token"
-    surrogate: Literal["clip", "cispo", "logp"] = "clip"
+    surrogate: Literal["clip", "cispo", "logp", "dpo"] = "clip"
     clip_low: float = 0.2
     clip_high: float = 0.2
     ratio_cap: float = 0.0
@@ -88,8 +93,9 @@ class Objective:
     lam: float = 1.0
     value_weight: float = 0.0
     value_clip: float = 0.0
+    beta: float = 0.0
     restart: bool = False
-    source: Literal["model", "rationalised", "demonstrations"] = "model"
+    source: Literal["model", "rationalised", "demonstrations", "preferences"] = "model"
 
     @property
     def compares(self) -> bool:
@@ -109,6 +115,16 @@ class Objective:
     @property
     def kl_in_loss(self) -> bool:
         return self.kl != "none" and self.kl_in == "loss"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the frozen starting model is read."""
+        return self.kl != "none" or self.surrogate == "dpo"
+
+    @property
+    def together(self) -> int:
+        """Consecutive rows that are one term of the loss, and so go through the model together."""
+        return 2 if self.surrogate == "dpo" else 1
 
     @property
     def corrects(self) -> bool:
@@ -151,12 +167,14 @@ PRESETS: dict[str, Objective] = {
         Objective("rloo", "leave_one_out", surrogate="logp", reduce="sequence_sum"),
         Objective("reinforce_pp", "batch_mean_std", reduce="token_mean"),
         Objective("reinforce_pp_baseline", "group_mean_batch_std", reduce="token_mean"),
+        Objective("dpo", "preferred", surrogate="dpo", reduce="sequence_sum", beta=0.1, source="preferences"),
         Objective("ppo", "gae", reduce="token_mean", lam=0.95, value_weight=0.5, value_clip=0.2),
     )
 }
 """Published methods by name. Sources: sft; expert_iteration (2312.06585 without its restarts), rest_em (2312.06585),
 star (2203.14465), grpo (2402.03300), dr_grpo (2503.20783), dapo (2503.14476), gspo (2507.18071), cispo (2506.13585),
-rloo (2402.14740), reinforce_pp and its form with a group baseline (2501.03262), ppo (1707.06347)."""
+rloo (2402.14740), reinforce_pp and its form with a group baseline (2501.03262), dpo (2305.18290),
+ppo (1707.06347)."""
 
 
 def objective(name: str, **changes: Any) -> Objective:
@@ -210,5 +228,34 @@ def check(made: Objective) -> None:
         raise UserError("value_weight and value_clip go with advantage=gae (preset ppo).")
     if made.advantage == "gae" and not made.value_weight > 0:
         raise UserError("advantage=gae trains a value head: --value-weight must be above 0.")
+    pairs = (made.surrogate == "dpo", made.source == "preferences", made.advantage == "preferred")
+    if any(pairs) and not all(pairs):
+        raise UserError(
+            "surrogate=dpo, source=preferences and advantage=preferred go together: take --objective dpo."
+        )
+    if made.surrogate == "dpo" and not made.beta > 0:
+        raise UserError(f"beta must be above 0, not {made.beta:g}: try --beta 0.1.")
+    if made.surrogate != "dpo" and made.beta:
+        raise UserError(f"beta goes with --objective dpo; {made.name} has --kl-weight.")
+    if made.surrogate == "dpo":
+        _check_pairs(made)
     if made.source == "demonstrations" and (made.advantage != "one" or made.dynamic_sampling):
         raise UserError("demonstrations have no rewards: source=demonstrations goes with advantage=one.")
+
+
+def _check_pairs(made: Objective) -> None:
+    """Axes that a loss over pairs has no use for are refused, not ignored."""
+    if made.reduce not in ("sequence_sum", "sequence_mean"):
+        raise UserError(f"surrogate=dpo takes reduce=sequence_sum or sequence_mean, not {made.reduce}.")
+    unused = {
+        "kl": made.kl != "none",
+        "mismatch": made.corrects,
+        "entropy_weight": made.entropy_weight > 0,
+        "overlong": made.overlong != "zero",
+        "ratio": made.ratio != "token",
+        "ratio_cap": made.ratio_cap > 0,
+        "restart": made.restart,
+    }
+    for axis, given in unused.items():
+        if given:
+            raise UserError(f"{axis} has no effect with surrogate=dpo: drop it.")

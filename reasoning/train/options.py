@@ -42,6 +42,7 @@ class AxisOptions:
     lam: float | None = _axis("ppo: lambda of the advantage estimate", high=1)
     value_weight: float | None = _axis("ppo: weight of the value loss")
     value_clip: float | None = _axis("ppo: clip of the value; 0 is none")
+    beta: float | None = _axis("dpo: how strongly the starting model holds")
     restart: bool | None = _axis("every step begins from the starting weights", "bool")
 
     def axes(self) -> dict[str, Any]:
@@ -56,11 +57,12 @@ class TrainOptions(AxisOptions):
     objective: str = option(
         "grpo",
         "what is reinforced: sft, expert_iteration, rest_em, star, grpo, dr_grpo, dapo, gspo, cispo, rloo, "
-        "reinforce_pp, reinforce_pp_baseline, ppo",
+        "reinforce_pp, reinforce_pp_baseline, ppo, dpo",
     )
     model: str = option(..., "model folder or hub id to start from, or new:tiny for an empty one")
     task: str = option(
-        "", "problems to train on, task:split[:key=value,...] (not needed with a demonstrations file)"
+        "",
+        "problems to train on, task:split[:key=value,...] (not needed with a file of demonstrations or preferences)",
     )
     verifier: str = option("", "verifier that gives the reward (default: the task's own)")
     eval_task: str = option("", "held-out problems evaluated while training, task:split[:key=value,...]")
@@ -69,8 +71,16 @@ class TrainOptions(AxisOptions):
         "with sft: JSONL file of {prompt, completion} (default: the task's own), or key=value,... of the task's",
     )
 
+    preferences: str = option(
+        "",
+        "with dpo: JSONL file of {prompt, chosen, rejected}, or pool:RUN for a run's chains judged by --verifier",
+    )
+    eval_preferences: str = option("", "with dpo: held-out pairs evaluated while training, in the same forms")
+    pairs_per_problem: int = option(4, "with pool:RUN: at most so many pairs of a problem", low=1)
+    margin: float = option(0.25, "with pool:RUN: least difference of the two scores", low=0, high=1)
+
     steps: int = option(100, "training steps (for expert_iteration: rounds)", low=1)
-    problems_per_step: int = option(32, "problems drawn from each step", low=1)
+    problems_per_step: int = option(32, "problems (demonstrations, pairs) drawn from each step", low=1)
     chains_per_problem: int = option(8, "chains sampled for each problem (the group size)", low=1)
     keep_correct: int = option(
         0, "at most this many distinct correct chains a problem are learned from; 0 is all", low=0
