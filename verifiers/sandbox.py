@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import select
@@ -79,14 +80,18 @@ def run_program(
     received, results = os.pipe()
     handles: list[int] = [results]
     try:
-        given: dict[str, Any] = {"limits": _rlimits(limits), "results": results, **(call or {})}
+        given: dict[str, Any] = {"limits": _rlimits(limits), "results": results}
+        asked = json.dumps(call).encode() if call else b""
         if folder is not None:
             given["program"] = os.path.join(folder.name, "program.py")
             Path(given["program"]).write_bytes(source)
+            if asked:
+                given["call"] = os.path.join(folder.name, "call.json")
+                Path(given["call"]).write_bytes(asked)
             command = [sys.executable, "-I", "-S", "-B", str(_CHILD)]
         else:
-            given["program"] = "/program.py"
-            command, more = _bubblewrap(source, limits)
+            given |= {"program": "/program.py"} | ({"call": "/call.json"} if asked else {})
+            command, more = _bubblewrap(source, limits, call=asked)
             handles += more
         process = subprocess.Popen(
             [*command, json.dumps(given)],
@@ -218,12 +223,15 @@ def _rlimits(limits: Limits) -> dict[str, int]:
     }
 
 
-def _bubblewrap(source: bytes, limits: Limits, child: Path = _CHILD) -> tuple[list[str], list[int]]:
+def _bubblewrap(
+    source: bytes, limits: Limits, child: Path = _CHILD, call: bytes = b""
+) -> tuple[list[str], list[int]]:
+    """call: JSON of the function and its arguments, in a file of its own (a command line holds 128 KiB)."""
     program_filter = filter_for(platform.machine(), processes=limits.processes)
     if program_filter is None:
         raise OSError(f"no seccomp filter for {platform.machine()}")
     files = []
-    for data in (source, program_filter):
+    for data in (source, program_filter, *([call] if call else [])):
         handle = os.memfd_create("sandbox")
         os.write(handle, data) if len(data) < 1 << 20 else _write_all(handle, data)
         os.lseek(handle, 0, os.SEEK_SET)
@@ -232,6 +240,7 @@ def _bubblewrap(source: bytes, limits: Limits, child: Path = _CHILD) -> tuple[li
         *_base_command(child),
         *("--size", str(limits.files_bytes), "--tmpfs", "/tmp"),
         *("--ro-bind-data", str(files[0]), "/program.py"),
+        *(("--ro-bind-data", str(files[2]), "/call.json") if call else ()),
         *("--remount-ro", "/", "--chdir", "/tmp", "--seccomp", str(files[1])),
         *(_python_inside(), "-I", "-S", "-B", "/child.py"),
     ], files
@@ -320,27 +329,17 @@ def _near(found: str, wanted: str, tolerance: float) -> bool:
         x, y = float(found), float(wanted)
     except ValueError:
         return False
-    return abs(x - y) <= tolerance * max(1.0, abs(y))
+    return x == y or (math.isfinite(x - y) and abs(x - y) <= tolerance * max(1.0, abs(y)))
 
 
 def same_result(found: Any, expected: Any, tolerance: float = 1e-9) -> bool:
     """A returned value (written by `sandbox_child.plain`) against the expected one. Tuples are lists; True is
     not 1."""
-    if isinstance(found, Mapping) and "set" in found:
-        return isinstance(expected, set | frozenset | Sequence) and not isinstance(expected, str) and _same_set(
-            found["set"], list(expected), tolerance
-        )  # fmt: skip
     if isinstance(found, Mapping):
-        pairs = found.get("pairs", [])
-        return (
-            isinstance(expected, Mapping)
-            and len(pairs) == len(expected)
-            and all(
-                any(same_result(k, key, 0.0) or k == str(key) or str(k) == key for key in expected)
-                and same_result(v, expected.get(k, expected.get(str(k))) if _hashable(k) else None, tolerance)
-                for k, v in pairs
-            )
-        )
+        if isinstance(items := found.get("set"), list):
+            given = isinstance(expected, set | frozenset | Sequence) and not isinstance(expected, str)
+            return given and _same_set(items, list(expected), tolerance)
+        return isinstance(expected, Mapping) and _same_pairs(found.get("pairs"), expected, tolerance)
     if isinstance(found, list):
         return (
             isinstance(expected, list | tuple)
@@ -352,12 +351,31 @@ def same_result(found: Any, expected: Any, tolerance: float = 1e-9) -> bool:
     if isinstance(found, int | float) and isinstance(expected, int | float):
         if isinstance(found, int) and isinstance(expected, int):
             return found == expected
-        return abs(found - expected) <= tolerance * max(1.0, abs(expected)) or found == expected
+        try:
+            apart = abs(found - expected)
+        except OverflowError:  # a whole number beyond every float
+            return False
+        return found == expected or (math.isfinite(apart) and apart <= tolerance * max(1.0, abs(expected)))
     return type(found) is type(expected) and found == expected
 
 
-def _hashable(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool) or value is None
+def _same_pairs(pairs: Any, expected: Mapping[Any, Any], tolerance: float) -> bool:
+    """Each key and its value once: keys 1 and "1" are two keys of a program's result, and one in JSON."""
+    if not isinstance(pairs, list) or len(pairs) != len(expected):
+        return False
+    rest = list(expected.items())
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            return False
+        for i, (key, value) in enumerate(rest):
+            if same_result(pair[0], key, 0.0) or pair[0] == str(key) or str(pair[0]) == key:
+                if not same_result(pair[1], value, tolerance):
+                    return False
+                del rest[i]
+                break
+        else:
+            return False
+    return True
 
 
 def _same_set(found: list[Any], expected: list[Any], tolerance: float) -> bool:

@@ -1,8 +1,8 @@
 """Runs inside the sandbox: sets its own limits, runs the program, and for a function call writes the result as bytes.
 
 Knows nothing of what is right. It imports nothing of this package: the file is all that is bound into the sandbox.
-Arguments: a JSON object with limits, the program's path, and for a call the function's name and arguments; with
-"typed", arguments and result keep their Python types (`read_typed` and `plain` with typed=True).
+Argument: a JSON object with limits, the program's path, and for a call the path of another that holds the function's
+name and arguments; with "typed" these and the result keep their Python types (`read_typed`, `plain` with typed=True).
 """
 
 import collections
@@ -71,6 +71,9 @@ def main():
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
     results = given["results"]
     os.write(results, b"started\n")
+    if "call" in given:
+        with open(given["call"], encoding="utf-8") as file:
+            given |= json.load(file)
     name = given.get("function")
     if name is None:
         os.close(results)

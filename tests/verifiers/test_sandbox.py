@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from verifiers import Attempt, VerifierError, open_verifier
-from verifiers.sandbox import Limits, run_program
+from verifiers.sandbox import Limits, run_program, same_output, same_result
 from verifiers.seccomp import filter_for
 
 isolated = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap (bwrap) is not installed")
@@ -261,7 +261,9 @@ def test_the_program_never_sees_what_asserts_expect(tmp_path):
         "        frame = frame.f_back\n    seen += [o for o in gc.get_objects() if type(o) in (str, dict, list)]\n"
         "    return 's3cr' + 'et-42' in repr(seen).replace(\"'s3cr' + 'et-42'\", '')"
     )
-    reference = {"asserts": ["assert f('s3cret-42') is True", f"assert (f('x') is False) == bool({SECRET!r})"]}
+    reference = {
+        "asserts": ["assert f('s3cret-42') is True", f"assert (f('x') is False) == bool({SECRET!r})"]
+    }
     (verdict,) = open_verifier("code").verify([Attempt(response=program, reference=reference)])
     assert verdict.correct, verdict  # it does find what it was given, and nothing else
 
@@ -387,3 +389,50 @@ def test_any_response_gets_a_verdict(response, status):
     assert verdicts[0].status in status.split(), verdicts[0]
     assert (verdicts[0].score is None) == (verdicts[0].status == "bad_response")
     assert verdicts[1].correct
+
+
+_FORGED = (
+    "import os\ndef f(*a):\n    for fd in range(3, 64):\n        try: os.write(fd, {!r})\n"
+    "        except OSError: pass\n    os._exit(0)"
+)
+
+
+@isolated
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("def f(): return {1: 5, '1': 5}", {"1": 5, "2": 7}),
+        (_FORGED.format(b'{"pairs": [["a", 1], ["a", 1]]}'), {"a": 1, "b": 2}),
+        (_FORGED.format(b'{"pairs": 5}'), {"a": 1}),
+        (_FORGED.format(b'{"pairs": [1]}'), {"a": 1}),
+        (_FORGED.format(b'{"set": 5}'), [1]),
+        ("def f(): return 10 ** 400", 1.5),
+        ("def f(): return 1.5", 10**400),
+        ("def f(): return 5", float("inf")),
+        ("def f(): return float('nan')", 1.5),
+    ],
+)
+def test_odd_results_are_wrong_and_never_missing(program, expected):
+    tests = [{"function": "f", "args": [], "output": expected}]
+    (verdict,) = open_verifier("code:seconds=2").verify([Attempt(response=program, reference=tests)])
+    assert (verdict.score, verdict.status) == (0.0, "wrong"), verdict
+
+
+def test_an_infinite_number_is_near_nothing_else():
+    assert not same_output(b"5", "inf", 1e-6)
+    assert not same_output(b"inf", "5", 1e-6)
+    assert same_output(b"inf", "Infinity", 1e-6)
+    assert same_result(float("inf"), float("inf"))
+    assert same_result({"pairs": [[1, [2.0]], ["b", None]]}, {"b": None, "1": [2]})
+
+
+@isolated
+@pytest.mark.parametrize("spec", ["code", "code:unsafe_local=true"])
+def test_arguments_longer_than_a_command_line(spec):
+    text = "x" * 300_000
+    call = [{"function": "f", "args": [text], "output": 300_000}]
+    asserts = {"asserts": ["assert f('x' * 300_000) == 300_000"]}
+    program = Attempt(response="def f(x): return len(x)", reference=call)
+    verifier = open_verifier(spec)
+    assert verifier.verify([program])[0].correct
+    assert verifier.verify([Attempt(response=program.response, reference=asserts)])[0].correct
