@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,3 +42,9 @@ def test_costs_add_up_column_by_column():
     one, two = Cost(1, 2, 3, 4, 5.0, 6.0), Cost(10, 20, 30, 40, 50.0, 60.0)
     assert one + two == Cost(11, 22, 33, 44, 55.0, 66.0)
     assert (one + two).tokens == 11 + 33 + 44
+
+
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
+def test_a_temperature_is_a_finite_number(temperature):
+    with pytest.raises(ValueError, match="temperature must be 0"):
+        Sampling(temperature=temperature)

@@ -12,7 +12,7 @@ from typing import Any
 
 from reasoning.errors import UserError
 from reasoning.flops import ModelShape
-from reasoning.records import Draw, Problem
+from reasoning.records import Draw, Problem, Sampling
 from reasoning.tasks.conversation import render
 
 CHAT = ("auto", "yes", "no")
@@ -65,7 +65,9 @@ class Tokens:
         return tuple(self.tokenizer(render(self.tokenizer, problem), add_special_tokens=False)["input_ids"])
 
     def room(self, shown: tuple[int, ...], draw: Draw) -> int:
-        """New tokens at most behind ``shown``. Raises UserError for an empty prompt or one that fills the context."""
+        """New tokens at most behind ``shown``. Raises UserError for an empty prompt, one that fills the context, and
+        contradictory sampling settings."""
+        check_sampling(draw.sampling)
         if not shown:
             raise UserError(f"The prompt of problem {draw.problem.id} has no tokens.")
         room = self.limit - len(shown)
@@ -95,6 +97,16 @@ def shape_of(config: Any) -> ModelShape | None:
 
 
 def check_source(source: str | Path) -> bool:
+def check_sampling(sampling: Sampling) -> None:
+    """Raises UserError for truncation at temperature 0, where it would do nothing."""
+    if sampling.greedy and (sampling.top_p < 1 or sampling.top_k > 1):
+        given = f"top_p={sampling.top_p:g}" if sampling.top_p < 1 else f"top_k={sampling.top_k}"
+        raise UserError(
+            f"temperature=0 always takes the likeliest token, so {given} would do nothing: leave it out, or set a "
+            "temperature above 0."
+        )
+
+
     """True for a local model folder, False for something that has the form of a hub id.
 
     Raises UserError for anything else.

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoning.engines.base import ended_by
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
+from reasoning.engines.memory import GIB, free_memory_bytes, weights_bytes
 from reasoning.engines.tokens import (
     Tokens,
     check_source,
@@ -29,8 +30,6 @@ from reasoning.engines.tokens import (
     shape_of,
     weights_digest,
 )
-from reasoning.engines.vllm_options import GIB, free_memory_bytes
-from reasoning.engines.vllm_weights import weights_bytes
 from reasoning.errors import UserError
 from reasoning.records import Chain, Cost, Draw, Problem, chain_key, chain_seed
 

@@ -18,11 +18,12 @@ from typing import Any
 
 from reasoning.engines import parity as parity_check
 from reasoning.engines.base import ended_by
+from reasoning.engines.memory import free_memory_bytes
 from reasoning.engines.parity import Parity, PlainCopy
 from reasoning.engines.tokens import Tokens, end_ids, shape_of, weights_digest
 from reasoning.engines.vllm_chains import Request, sampling_params
 from reasoning.engines.vllm_open import open_vllm
-from reasoning.engines.vllm_options import free_memory_bytes, in_our_words
+from reasoning.engines.vllm_options import in_our_words
 from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors
 from reasoning.errors import EngineError, UserError
 from reasoning.records import Chain, Cost, Draw

@@ -9,17 +9,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from reasoning.engines.memory import free_memory_bytes, weights_bytes
 from reasoning.engines.parity import parse_limit
 from reasoning.engines.tokens import check_source, check_vocabulary, folder_name, weights_digest
 from reasoning.engines.vllm_options import (
     check_devices,
     check_quantization,
     fit_memory,
-    free_memory_bytes,
     in_our_words,
     vllm_arguments,
 )
-from reasoning.engines.vllm_weights import Adapter, Layout, weights_bytes
+from reasoning.engines.vllm_weights import Adapter, Layout
 from reasoning.errors import MissingExtra, UserError
 
 

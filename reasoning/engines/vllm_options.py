@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any
 
+from reasoning.engines.memory import GIB
 from reasoning.errors import UserError, unknown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-GIB = 2**30
 
 # name: (lowest, highest); 0 leaves the choice to vLLM where the lowest is 0
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -147,17 +146,6 @@ def fit_memory(arguments: dict[str, Any], weights_bytes: int, free_bytes: int) -
             "Lower memory_gb, or the weights' size by dtype=bfloat16, or take a smaller model."
         )
     return out
-
-
-def free_memory_bytes() -> int:
-    """What Linux says can be had without swapping; elsewhere half of the machine's memory."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 _OUR_WORDS = (

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from reasoning.engines.memory import stored_tensors
 from reasoning.engines.tokens import weights_digest
 from reasoning.errors import UserError
-
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -81,23 +77,6 @@ class Layout:
         return list(given.items())
 
 
-def stored_tensors(folder: str | Path) -> list[tuple[str, tuple[int, ...], str]]:
-    """(name, shape, type) of each tensor in the safetensors files of ``folder``; their headers alone are read.
-
-    Raises UserError for a damaged file.
-    """
-    out = []
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a mapping)
-                    part = file.get_slice(name)
-                    out.append((name, tuple(part.get_shape()), str(part.get_dtype())))
-        except Exception as error:  # SafetensorError, OSError: the file cannot be read
-            raise UserError(f"{path} cannot be read: {error}") from error
-    return out
-
-
 def read_tensors(folder: str | Path) -> list[tuple[str, torch.Tensor]]:
     """The tensors in the safetensors files of ``folder``, mapped from disk. Raises UserError without any."""
     from safetensors.torch import load_file
@@ -107,14 +86,6 @@ def read_tensors(folder: str | Path) -> list[tuple[str, torch.Tensor]]:
         raise UserError(f"{folder} holds no *.safetensors file to load weights from.")
     stored_tensors(folder)
     return [item for path in paths for item in load_file(path).items()]
-
-
-def weights_bytes(folder: str | Path, dtype: str) -> int:
-    """Size of a checkpoint's tensors once they are loaded as ``dtype`` ("auto": as they are stored)."""
-    return sum(
-        math.prod(shape) * _DTYPE_BYTES.get(dtype, _BYTES.get(kind, 4))
-        for _, shape, kind in stored_tensors(folder)
-    )
 
 
 @dataclass(frozen=True)

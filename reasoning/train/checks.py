@@ -11,6 +11,7 @@ from reasoning.train.objective import Objective
 from reasoning.train.options import TrainOptions
 
 HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains"})
+HARMLESS |= {"micro_tokens", "packing", "gradient_checkpointing", "shard"}
 HARMLESS |= {"checkpoint_every", "log_every", "device", "max_rows", "eval_preferences"}
 """Settings that do not change what is learned; the others make the lineage that names a model's weights."""
 

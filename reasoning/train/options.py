@@ -100,7 +100,7 @@ class TrainOptions(AxisOptions):
     lr: float = option(1e-5, "learning rate")
     schedule: str = option("constant", "learning-rate schedule", choices=("constant", "cosine"))
     warmup: float = option(0.0, "share of the steps over which the rate rises from 0", low=0, high=1)
-    optimizer: str = option("adamw", "optimizer", choices=("adamw", "muon"))
+    optimizer: str = option("adamw", "optimizer", choices=("adamw", "adamw_8bit", "muon"))
     weight_decay: float = option(0.0, "weight decay", low=0)
     max_grad_norm: float = option(1.0, "gradient norm is clipped to this", low=1e-9)
 
@@ -112,7 +112,28 @@ class TrainOptions(AxisOptions):
     checkpoint_every: int = option(10, "steps between checkpoints", low=1)
     seed: int = option(0, "seed of everything random in the run")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    dtype: str = option("float32", "of weights and optimizer state", choices=("float32", "bfloat16"))
+    dtype: str = option(
+        "float32",
+        "of the weights; bfloat16 has float32 copies that the optimizer moves, mixed computes in bfloat16 with float32 "
+        "weights and samples from a bfloat16 copy",
+        choices=("float32", "bfloat16", "mixed"),
+    )
+    lora_rank: int = option(0, "train an adapter of this rank beside frozen weights; 0 trains all", low=0)
+    lora_alpha: float = option(0.0, "the adapter counts alpha / rank; 0 is 2 x rank", low=0)
+    lora_targets: str = option("all", "matrices with an adapter, such as q_proj,v_proj; all in the layers")
+    gradient_checkpointing: bool = option(
+        False, "compute each layer again in the backward pass: less memory, a third more work"
+    )
+    packing: str = option(
+        "auto",
+        "chains one behind another instead of padded; auto: where attention is a flash kernel",
+        choices=("auto", "yes", "no"),
+    )
+    shard: str = option(
+        "ddp",
+        "with torchrun: ddp, each process has the whole model, or fsdp, each has a part",
+        choices=("ddp", "fsdp"),
+    )
     max_rows: int = option(512, "chains sampled side by side", low=1)
     micro_tokens: int = option(
         0, "padded tokens per training forward; 0 is 2048 on a CPU, 16384 on a GPU", low=0

@@ -159,6 +159,15 @@ def test_an_empty_stop_string_is_refused():
         list(engine_for("qwen3").generate([draw]))
 
 
+@pytest.mark.parametrize("setting", [{"top_p": 0.9}, {"top_k": 20}])
+def test_truncation_at_temperature_0_is_refused(setting):
+    draw = Draw(problems(1)[0], Sampling(temperature=0, **setting), (0,))
+    engine = engine_for("qwen3")
+    for work in (engine.worst_case, lambda draw: list(engine.generate([draw]))):
+        with pytest.raises(UserError, match=f"{next(iter(setting))}=.* would do nothing: leave it out"):
+            work(draw)
+
+
 def test_refresh_takes_over_trained_weights():
     engine = engine_for("qwen3")
     draws = [Draw(p, SAMPLINGS["plain"], (0, 1)) for p in problems(2)]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from reasoning.engines import open_engine
-from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors, weights_bytes
+from reasoning.engines.memory import weights_bytes
+from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors
 from reasoning.errors import EngineError, MissingExtra, UserError
 from reasoning.records import Draw, Sampling
 
