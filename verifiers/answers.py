@@ -15,7 +15,15 @@ from itertools import pairwise
 from verifiers.expressions import canonical
 from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import STRICT
-from verifiers.extract import MAX_CHARACTERS, Statement, box_spans, final_part, final_statement, statement
+from verifiers.extract import (
+    MAX_CHARACTERS,
+    Statement,
+    box_spans,
+    braces,
+    final_part,
+    final_statement,
+    statement,
+)
 from verifiers.judging import shown
 from verifiers.matching import match
 from verifiers.reading import Reading, plain_number, read, read_prose
@@ -86,8 +94,9 @@ def _found_in(response: str, found: Statement | None) -> Found:
     text = final_part(response)
     if found is not None and found.rule == "boxed":
         return _boxed(text)
-    if "\\boxed" in text and _OPENED.search(text):
-        return [], "boxed", "the box is never closed"
+    if "\\boxed" in text and (opened := list(_OPENED.finditer(text))):
+        closed = braces(text, opened[-1].end() - 1) >= 0
+        return [], "boxed", "the box is empty" if closed else "the box is never closed"
     if found is not None:
         return _stated(found.text, found.rule)
     whole = text.strip()

@@ -39,7 +39,8 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
     else:
         pairs = [(gold.tree, answer.tree)]
         pairs += [(gold.tree, other) for other in answer.more if gold.tree.kind != "list"]
-        pairs += [(other, answer.tree) for other in gold.more if answer.tree.kind != "list"]
+        if gold.tree.kind != "list":  # a reference "1,2" is two numbers, never 1.2
+            pairs += [(other, answer.tree) for other in gold.more if answer.tree.kind != "list"]
     for one, other in pairs:
         rule = equal(one, other, how) if "text" not in (one.kind, other.kind) else None
         if rule:

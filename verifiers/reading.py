@@ -15,7 +15,7 @@ from verifiers.expressions.lexer import Unreadable, clean
 from verifiers.expressions.literals import decimal
 from verifiers.expressions.nodes import Node, num, number_of
 from verifiers.expressions.parser import parse
-from verifiers.expressions.units import is_unit
+from verifiers.expressions.units import is_unit, unit_of
 from verifiers.normalise import plain_unicode, squeeze, unwrap
 from verifiers.number_words import SCALES, number_in_words
 
@@ -52,8 +52,14 @@ _OPTION = re.compile(
     r"^(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?[A-Z]\)\s*\}?"
     r"(?:\s|~|\\[ ,;:]|\\q?quad(?![A-Za-z]))*(?P<option>.+)$"
 )
+_SECOND_CHOICE = re.compile(
+    r"\([A-Z]\)|(?:\bor\b|\band\b|[,/&])\s*(?:\\text[a-z]*\s*\{\s*)?\(?[A-Z]\b(?!\s*[a-z(])"
+)
 _ARTICLE = re.compile(r"^(?:a|an|the) (?=[a-z]{3,}$)")
 _RATIO = re.compile(r"(\d{1,30}) to (\d{1,30})", re.ASCII)
+_COMPOUND = re.compile(
+    r"(\d{1,30}) ?([a-z]{1,12})\.?,?(?: and)? (\d{1,30}(?:\.\d{1,30})?) ?([a-z]{1,12})", re.ASCII
+)
 _MIXED = re.compile(r"(\d{1,30}) and (\d{1,30})/(\d{1,30})", re.ASCII)
 _STYLE = re.compile(
     r"\\(?:text|textnormal|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname|mathit|emph)\s*\{([^{}]*)\}"
@@ -172,6 +178,9 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
         return (Node("unit", unit, (node,)) if unit else node), ""
     if words == "nan":
         return None, "not a number"
+    compound = _COMPOUND.fullmatch(words)
+    if compound and (parts := _compound(*compound.groups())) is not None:
+        return parts, ""
     ratio = _RATIO.fullmatch(words)
     if ratio:
         return Node("ratio", None, (num(int(ratio[1])), num(int(ratio[2])))), ""
@@ -188,6 +197,15 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
     return None, why
 
 
+def _compound(large: str, unit: str, small: str, subunit: str) -> Node | None:
+    """ "1 hour 30 minutes" in the smaller unit."""
+    subunit = "inch" if subunit == "in" else subunit  # else a word that names no unit
+    upper, lower = unit_of(unit), unit_of(subunit)
+    if upper is None or lower is None or not upper[0] or upper[0] != lower[0] or upper[1] <= lower[1]:
+        return None
+    return Node("unit", subunit, (num(Fraction(large) * upper[1] / lower[1] + Fraction(small)),))
+
+
 def _known_word(tree: Node) -> bool:
     return tree.kind in ("const", "neg")
 
@@ -197,13 +215,13 @@ def _forms(text: str) -> list[str]:
     count = len(_DOLLARS.findall(text))
     forms = [_DOLLARS.sub(" ", text)] if count and count % 2 == 0 else []
     bare = re.sub(r"\\[()\[\]](?![A-Za-z])", " ", text) if "\\(" in text or "\\[" in text else text
-    return [*forms, bare]
+    return [_EDGES.sub("", form) for form in (*forms, bare)]
 
 
 def _others(text: str, tree: Node | None) -> list[Node]:
     found: list[Node] = []
     plain = squeeze(_DOLLARS.sub("", text) if text.count("$") == 2 else text)
-    if _COMMA_DECIMAL.match(plain):
+    if _COMMA_DECIMAL.match(plain) and (tree is None or tree.kind == "list"):  # "1,234" groups its digits
         whole, places = plain.split(",")
         if len(places) < 400:
             exact = Fraction(f"{whole}.{places}")
@@ -217,7 +235,7 @@ def _others(text: str, tree: Node | None) -> list[Node]:
             found.append(parse(option.group("option")))
         except (Unreadable, RecursionError):
             return found
-    unit = _SHORT_UNIT.match(plain)
+    unit = _SHORT_UNIT.match(plain if plain.isascii() else clean(plain))
     if unit and is_unit(re.split(r"[/^]", unit.group(2))[0]):
         try:
             found.append(Node("unit", unit.group(2), (parse(unit.group(1)),)))
@@ -242,6 +260,8 @@ def _choice(text: str) -> str:
         return ""
     marked = text.startswith(("(", "\\text", "\\math", "\\bf", "\\rm"))
     rest = match.group("rest").strip()
+    if _SECOND_CHOICE.search(rest):
+        return ""
     if len(text) == 1 or (not rest or rest in (".", ":", ")")):
         return match.group("letter")
     if (

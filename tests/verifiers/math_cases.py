@@ -2,6 +2,10 @@
 # ruff: noqa: E501
 
 SAME = [
+    # products after a factorial, compound units, twelve digits, repeated items, hedges, absolute values
+    ("120", r"\frac{10!}{7!3!}"), ("120", r"{10 \choose 3}"), (r"\pm 3", "+/- 3"), ("36", r"\operatorname{lcm}(12,18)"), ("1 hour 30 minutes", "90 minutes"), ("1.5 hours", "1 hour and 30 minutes"),
+    ("5 ft 6 in", "66 inches"), (r"9.8\ \mathrm{m/s^2}", "9.8 m/s²"), (r"\frac13", "0.333333333333"), (r"\sqrt2", "1.41421356237"), (r"\sqrt2", "1.41421356237309"), ("1,1,2,3,5", "1,1,2,3,5"),
+    (r"\{1,2,3\}", r"\{1,2,3,3\}"), (r"|x-10|", "|10-x|"), (r"\sqrt{x^2y^2}", "|xy|"), (r"\max(x,y)", r"\frac{x+y+|x-y|}{2}"), ("2", r"\boxed{$\quad 2$}"), ("(B)", "(B) I and II"),
     ("5", r"\boxed{5\ }"), ("5", r"\boxed{\;5\;}"), ("5", r"\boxed{~5~}"), (r"33\frac13\%", "1/3"), (r"5\text{ mph}", "5 miles per hour"), ("C", "The correct option is (C)."),
     (r"30^\circ", r"30\text{ degrees}"), ("300000", "3 x 10^5"), (r"\{1,2\}", "{2,1}"), (r"28\%", r"28\text{ percent}"),
     # words for numbers and sets, currencies by code, blanks, temperatures, hours
@@ -62,6 +66,9 @@ SAME = [
     (5, r"\boxed{5}"), (0.5, r"\boxed{\frac{1}{2}}"), (r"The area is \boxed{12}.", "12"),
 ]  # fmt: skip
 DIFFERENT = [
+    ("1,1,2,3,5", "1,2,3,5"), ("1,2", "1,2,2"), ("1,2", "1.2"), ("1,234", "1.234"), ("100", "100.000000000001"), ("100", "99.9999999999999999"), (r"\frac13", "0.33333333333"),
+    ("|x-10|", "10-x"), ("|x-10^9|", "10^9-x"), (r"\sqrt{(x-1000)^2}", "1000-x"), ("|xy|", "xy"), ("|x-y|", "x-y"), (r"\max(x,y)", "x"), (r"\lfloor x/10^6\rfloor", "0"), (r"\sqrt{x^2y^2}", "xy"),
+    ("1 hour 30 minutes", "30"), ("5 ft 6 in", "6 in"), ("A", "(A) or (B)"), ("A", "(A), (B)"), ("A", r"\textbf{(A)} or \textbf{(B)}"), ("7", r"\boxed{7\text{ (or 8)}}"), ("7", r"7\text{ maybe}"),
     (r"\text{Evelyn}", "yii>e"), ("x>1", "yii>e"),
     ("(1,2)", "{1,2}"), ("2", "4 2"), ("3", "1 to 3"), (r"\frac13", r"33.33\%"),
     ("5", r"\log_.5{x}"), ("5", "1e9999"), ("5", "1e999"),

@@ -41,7 +41,7 @@ def _of(node: Node) -> str:
     if kind in ("unit", "percent", "degree"):
         return _of(node.args[0])
     if kind == "list":
-        return ", ".join(sorted({_of(arg) for arg in node.args}))
+        return ", ".join(sorted(map(_of, node.args)))
     if kind == "set":
         return ", ".join(sorted({_of(arg) for arg in node.args})) or "{}"
     if kind == "tuple":

@@ -167,6 +167,32 @@ def _drawn(text: str) -> Fraction:
     return Fraction(bits % 9_973 + 1, 4_099)
 
 
+_KINKS = frozenset(["abs", "sqrt", "cbrt", "floor", "ceil", "max", "min", "sgn", "gcd", "lcm"])
+_SCALES = (20, 300, 10_000, 10**6, 10**9, 10**13)
+
+
+def _kinked(tree: Node) -> bool:
+    """Whether the function may follow one formula here and another there."""
+    return any(
+        (node.kind == "func" and node.value in _KINKS)
+        or (node.kind == "pow" and node.args[1].kind not in ("num", "var"))
+        or node.kind in ("mod", "fact")
+        for node in tree.walk()
+    )
+
+
+def _far_point(names: set[str], turn: int) -> dict[str, Fraction]:
+    """A sample point far from the others, each variable with a sign of its own."""
+    scale = _SCALES[turn // 4]
+    bits = {name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=2).digest()) for name in names}
+    order = {name: place for place, name in enumerate(sorted(names, key=lambda name: (bits[name], name)))}
+    near = point_for(names, 0)
+    return {
+        name: near[name] * scale * (-1 if (turn % 4 >> order[name] % 2) & 1 else 1) + turn % 4
+        for name in names
+    }
+
+
 def point_for(names: set[str], turn: int) -> dict[str, Fraction]:
     """The ``turn``-th sample point: small and large, positive and negative."""
     scale, shift = ((1, 0), (3, 1), (-3, 0), (1, -1), (7, 2), (-1, -2))[turn % 6]
@@ -191,8 +217,11 @@ def same_expression(left: Node, right: Node) -> bool:
         return False
     complex_ = any(n.kind == "const" and n.value == "i" for tree in (left, right) for n in tree.walk())
     agreed = 0
-    for turn in range(6 if names else 1):
-        point = point_for(names, turn)
+    kinked = bool(names) and (_kinked(left) or _kinked(right))
+    points = [(point_for, turn) for turn in range(6 if names else 1)]
+    points += [(_far_point, turn) for turn in range(4 * len(_SCALES) if kinked else 0)]
+    for make_point, turn in points:
+        point = make_point(names, turn)
         for digits in (40, 200, 1000):
             with workdps(digits):
                 try:
@@ -213,7 +242,7 @@ def same_expression(left: Node, right: Node) -> bool:
                 ):
                     agreed += 1
                     break
-        if agreed >= 3:
+        if agreed >= 3 and not kinked:
             break
     return agreed >= (2 if names else 1)
 

@@ -119,7 +119,7 @@ _TOKEN = re.compile(
     | (?P<cmd>\\(?:[A-Za-z]+|[|{}\\]))
     | (?P<word>[A-Za-z]+)
     | (?P<dots>\.\.\.+)
-    | (?P<rel><=|>=|!=|==|<>|=<|=>|->|\*\*|\+-)
+    | (?P<rel><=|>=|!=|==|<>|=<|=>|->|\*\*|\+/?-)
     | (?P<sym>[-+*/^_=<>()\[\]{},;:|!%'?&$€£¥@#"])
     )""",
     re.VERBOSE | re.ASCII,
@@ -144,6 +144,7 @@ _UNIT_FRACTION = re.compile(
 )
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _WHOLE_OVER = re.compile(r"^([^{}]*)\\over(?![A-Za-z])([^{}]*)$")
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
 _MEMBER = re.compile(r"^\s*([A-Za-z])\s+in\s+(?=[\[({\\])")
 
 
@@ -162,6 +163,8 @@ def clean(text: str) -> str:
     if "\\" in text:
         if "\\over" in text:
             text = _OVER.sub(r"\\frac{\1}{\2}", _WHOLE_OVER.sub(r"\\frac{\1}{\2}", text))
+        if "\\choose" in text:
+            text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
         if "\\colon" in text:
             text = re.sub(r"\\colon(?![A-Za-z])", ":", text)
         if "\\dot" in text:
@@ -234,7 +237,7 @@ def scan(text: str, out: list[tuple[str, str]]) -> None:
             out.append(("num", value))
         elif kind == "cmd":
             out.append(("cmd", value[1:]))
-        elif value == "+-":
+        elif value in ("+-", "+/-"):
             out.append(("cmd", "pm"))
         elif kind in ("sym", "rel", "dots"):
             out.append((value if kind != "dots" else "...", value))

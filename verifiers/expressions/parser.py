@@ -28,6 +28,7 @@ from verifiers.expressions.vocabulary import (
 )
 
 MAX_DEPTH = 40
+_HEDGED = re.compile(r"\b(?:or|nor|not|maybe|perhaps|possibly)\b", re.IGNORECASE)
 
 
 @lru_cache(maxsize=8192)
@@ -198,7 +199,7 @@ class _Parser(Atoms):
         if self.kind == "num":
             if self.t[self.i - 1][0] in ("num", "word"):
                 raise Unreadable("two numbers side by side")
-            return self.t[self.i - 1][0] in (")", "}", "cmd", "]")
+            return self.t[self.i - 1][0] in (")", "}", "cmd", "]", "!")
         if self.kind == "cmd":
             name = self.text
             known = (
@@ -230,6 +231,8 @@ class _Parser(Atoms):
             if self.kind in ("unit", "text") or (
                 self.kind == "word" and (self.worded() or (parts and self.text not in ("and", "or")))
             ):
+                if self.kind == "text" and _HEDGED.search(self.text):
+                    raise Unreadable(f"{self.text!r} takes back what it follows")
                 parts.append(self.text.strip())
                 self.i += 1
                 if self.kind == "^" and self.peek()[0] in ("num", "{"):

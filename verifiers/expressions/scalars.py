@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -94,13 +93,13 @@ def _rounds(gold: Node, answer: Node, left: Any, right: Any, how: Tolerance) -> 
     if not (gold.has("decimal") or answer.has("decimal")):
         return False
     decimals = [node for node in (gold, answer) if node.has("decimal")]
-    allowed: Fraction | None = None
+    allowed: Fraction | None = None  # one in the last place
     if len(decimals) == 1:
         node = decimals[0].args[0] if decimals[0].kind == "neg" else decimals[0]
         if node.kind == "decimal":
-            exact, places = node.value
-            digits = (abs(exact.numerator) * 10**places // exact.denominator).bit_length() * math.log10(2)
-            allowed = Fraction(1, 10**places) if digits >= EXACT_DIGITS else None
+            written, places = node.value
+            if abs(written) * 10**places >= 10 ** (EXACT_DIGITS - 1):
+                allowed = Fraction(1, 10**places)
     if allowed is None and not how.relative:
         return False
     from mpmath import workdps
@@ -109,10 +108,14 @@ def _rounds(gold: Node, answer: Node, left: Any, right: Any, how: Tolerance) -> 
         both = isinstance(left, Fraction) and isinstance(right, Fraction)
         x, y = (left, right) if both else (as_real(left), as_real(right))
         difference = abs(x - y)
-        bounds: list[Any] = [] if allowed is None else [allowed]
-        if how.relative:
-            bounds.append(Fraction(how.relative) * abs(x) if both else how.relative * abs(x))
-        return any(difference <= (bound if both else as_real(bound)) for bound in bounds)
+        if how.relative and difference <= (Fraction(how.relative) if both else how.relative) * abs(x):
+            return True
+        if allowed is None:
+            return False
+        exact, decimal = (y, x) if gold.has("decimal") else (x, y)
+        step = allowed if both else as_real(allowed)
+        cut_off = abs(decimal) < abs(exact) and exact * decimal > 0
+        return difference < step if cut_off else 2 * difference <= step
 
 
 def _based(node: Node) -> tuple[str, str]:

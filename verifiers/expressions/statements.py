@@ -10,7 +10,8 @@ MOST_ITEMS = 60
 
 def settled(node: Node) -> Node:
     """The answer that a statement gives: "x = 2 + 3 = 5" becomes named x: 5; "3 + 2 = 5" becomes 5; a constant
-    chain that does not hold becomes "false"; +- becomes the list of both values; "7 or 7.0" becomes 7."""
+    chain that does not hold becomes "false"; +- becomes the list of both values; "7 or 7.0" becomes 7. A set drops
+    what it holds twice; a list ("1, 1, 2") keeps it."""
     if node.kind == "relation" and set(node.value) <= {"=", "~"}:
         node = _chain(node)
     if node.kind == "such":
@@ -28,7 +29,8 @@ def settled(node: Node) -> Node:
                 for other in distinct
             ):
                 distinct.append(item)
-        items = distinct + items[MOST_ITEMS:]
+        if node.kind == "set" or len(distinct) == 1:
+            items = distinct + items[MOST_ITEMS:]
         return items[0] if len(items) == 1 and node.kind == "list" else Node(node.kind, None, tuple(items))
     if node.kind == "named":
         values = spread(node.args[0])

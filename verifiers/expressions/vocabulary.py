@@ -79,6 +79,8 @@ def prepare(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
             out += [(",", ","), ("integer", "")]
         elif re.fullmatch(r"(?:is |are )(?:an? )?(?:any )?integers?", low):
             out += [("cmd", "in"), ("cmd", "mathbb"), ("{", "{"), ("word", "Z"), ("}", "}")]
+        elif words in FUNCTIONS and not is_unit(low):
+            out.append(("cmd", words))
         elif is_unit(low) or any(part in GENERIC for part in low.split()):
             out.append(("unit", low))
         elif re.fullmatch(
