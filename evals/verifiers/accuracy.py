@@ -2,7 +2,9 @@
 
     python -m evals.verifiers.accuracy [--data FOLDER] [--only NAME] [--most N] [--out disagreements.jsonl]
 
-Where math-verify is not installed (extra: bench) only our own verdicts are counted.
+Where math-verify is not installed (extra: bench) only our own verdicts are counted. `--peer mathruler` takes that grader
+in its place (the one of PRM800K as many trainers carry it); it hands text to sympy's parser, which executes it, so run it
+under bubblewrap: bwrap --ro-bind / / --dev /dev --tmpfs /tmp --unshare-all python -m evals.verifiers.accuracy --peer ...
 """
 
 # ruff: noqa: E501
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +22,40 @@ from evals.verifiers.corpora import CORPORA, Pair, data_folder
 from verifiers import Attempt, Verdict, open_verifier
 
 
-def peer() -> Callable[[Pair], bool] | None:
+def mathruler() -> Callable[[Pair], bool] | None:
+    """mathruler on what stands in the last box, or on the whole text where there is none; 5 seconds a pair."""
+    try:
+        from mathruler.grader import (  # pyright: ignore[reportMissingImports]
+            extract_boxed_content,
+            grade_answer,
+        )
+    except ImportError:
+        return None
+
+    def bare(text: str) -> str:
+        boxed = extract_boxed_content(text)
+        return text if boxed in (None, "None") else boxed
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, late)
+
+    def judged(pair: Pair) -> bool:
+        if not isinstance(pair.response, str) or not isinstance(pair.reference, str):
+            return False
+        signal.alarm(5)
+        try:
+            return bool(grade_answer(bare(pair.response), bare(pair.reference)))
+        except Exception:  # a crash of the peer is a rejection by it
+            return False
+        finally:
+            signal.alarm(0)
+
+    return judged
+
+
+def math_verify() -> Callable[[Pair], bool] | None:
     """math-verify with its default settings; a reference without marks is wrapped in $, as its guide asks."""
     try:
         from math_verify import parse, verify  # pyright: ignore[reportMissingImports]
@@ -72,11 +108,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="corpora whose name contains this")
     parser.add_argument("--most", type=int, default=0, help="at most this many pairs a corpus, evenly spread")
     parser.add_argument("--out", type=Path, default=Path("disagreements.jsonl"))
+    parser.add_argument("--peer", default="math-verify", choices=("math-verify", "mathruler"))
     options = parser.parse_args()
     data = data_folder(options.data)
-    judge, other = ours(), peer()
+    judge, other = ours(), mathruler() if options.peer == "mathruler" else math_verify()
     if other is None:
-        print("math-verify is not installed (extra: bench); its columns are empty.")
+        print(f"{options.peer} is not installed (extra: bench); its columns are empty.")
     print(
         f"{'corpus':42s} {'pairs':>7s}  {'ours: equal':>11s} {'FA':>4s} {'FR':>6s}   {'peer: equal':>11s} {'FA':>4s} {'FR':>6s}  differ"
     )
