@@ -13,7 +13,7 @@ from reasoning.budget import Ledger, Reservation
 from reasoning.engines.base import WHOLE, Engine, unfinished
 from reasoning.errors import EngineError, PoolError, UserError
 from reasoning.pool import Pool
-from reasoning.records import Chain, Cost, Draw, Sampling, chain_key
+from reasoning.records import Chain, Cost, Draw, Sampling, chain_keys
 
 BATCH_CHAINS = 512
 BATCH_SECONDS = 1.0
@@ -32,7 +32,7 @@ def default_sampling(engine: Engine) -> Sampling:
 def draw_keys(draw: Draw, model: str) -> list[str]:
     """The keys of the chains that a draw asks for, one per index."""
     problem = draw.problem
-    return [chain_key(model, draw.sampling, problem.id, problem.prompt, i, draw.parent) for i in draw.indices]
+    return chain_keys(model, draw.sampling, problem.id, problem.prompt, draw.indices, draw.parent)
 
 
 @dataclass(slots=True)
@@ -219,12 +219,13 @@ class Drawer:
         return max(1, min(most, int(rate * left / 2)))
 
     def _step(self, draws: Sequence[Draw], wants: Sequence[Want]) -> _Step:
-        keys: dict[str, Want] = {}
-        for index, at in wants:
-            draw, problem = draws[at], draws[at].problem
-            key = chain_key(self.engine.model, draw.sampling, problem.id, problem.prompt, index, draw.parent)
-            keys[key] = index, at
-        return _Step(keys, _part(draws, wants))
+        parts = _part(draws, wants)
+        keys = {
+            key: (index, at)
+            for at, draw in parts.items()
+            for index, key in zip(draw.indices, draw_keys(draw, self.engine.model), strict=True)
+        }
+        return _Step(keys, list(parts.values()))
 
     def _generate(self, step: _Step, held: Reservation, outcome: Outcome) -> None:
         """Let the engine draw, and settle what arrives and what it leaves unfinished, however it ends."""
@@ -281,14 +282,11 @@ class Drawer:
         """Store and charge ``chains``, which is empty from the moment when they are safe."""
         if not chains:
             return
-        cost, cancelled, failed = Cost(seconds=seconds), 0, 0
-        for chain in chains:
-            cost += replace(chain.cost, seconds=0.0) if chain.cost.seconds else chain.cost
-            if chain.finish_reason == "failed":
-                failed += chain.cost.tokens
-            elif chain.finish_reason not in WHOLE:
-                cancelled += chain.cost.tokens
+        cost = _sum([c.cost for c in chains], seconds)
         whole = [c for c in chains if c.finish_reason in WHOLE]
+        lost = [c for c in chains if c.finish_reason not in WHOLE]
+        failed = sum(c.cost.tokens for c in lost if c.finish_reason == "failed")
+        cancelled = sum(c.cost.tokens for c in lost) - failed
         charge = held.prepare(cost, len(whole), cancelled_tokens=cancelled, failed_tokens=failed)
         if self.pool is not None:
             self.pool.append(whole, charges=[charge] if self.ledger.durable else [])
@@ -303,6 +301,18 @@ class Drawer:
                 setattr(tally, name, getattr(tally, name) + value)
 
 
+def _sum(costs: Sequence[Cost], seconds: float) -> Cost:
+    """Of all columns but the seconds, which are given: those of chains that ran side by side do not add up."""
+    return Cost(
+        sum([c.prompt_tokens for c in costs]),
+        sum([c.cached_tokens for c in costs]),
+        sum([c.output_tokens for c in costs]),
+        sum([c.scored_tokens for c in costs]),
+        sum([c.flops for c in costs], 0.0),
+        seconds,
+    )
+
+
 def times(cost: Cost, count: int) -> Cost:
     """``cost``, ``count`` times."""
     return Cost(
@@ -315,9 +325,9 @@ def times(cost: Cost, count: int) -> Cost:
     )
 
 
-def _part(draws: Sequence[Draw], wants: Sequence[Want]) -> list[Draw]:
-    """The draws, with only those indices that are wanted."""
+def _part(draws: Sequence[Draw], wants: Sequence[Want]) -> dict[int, Draw]:
+    """The draws by position, with only those indices that are wanted."""
     indices: dict[int, list[int]] = {}
     for index, at in wants:
         indices.setdefault(at, []).append(index)
-    return [replace(draws[at], indices=tuple(indices[at])) for at in sorted(indices)]
+    return {at: replace(draws[at], indices=tuple(indices[at])) for at in sorted(indices)}

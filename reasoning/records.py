@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -131,14 +131,27 @@ def chain_key(
 ) -> str:
     """Identity of a chain: (model + weight version, prompt, sampling parameters, problem, sample index), and
     for a continuation the key of the chain it continues. 32 hex digits."""
-    if not (type(model) is type(problem_id) is type(prompt) is type(parent) is str and type(index) is int):
-        return digest(model, sampling.to_json(), problem_id, prompt, index, parent, length=32)
-    # The same bytes, put together by hand: this runs several times for every chain.
-    text = (
-        f"[{_quote(model)},{_sampling_text(sampling)},{_quote(problem_id)},{_quote(prompt)},{index},"
-        f"{_quote(parent)}]"
-    )
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return chain_keys(model, sampling, problem_id, prompt, (index,), parent)[0]
+
+
+def chain_keys(
+    model: str, sampling: Sampling, problem_id: str, prompt: str, indices: Sequence[int], parent: str = ""
+) -> list[str]:
+    """The keys of several chains of one prompt, one per index."""
+    plain = type(model) is type(problem_id) is type(prompt) is type(parent) is str
+    if not plain or set(map(type, indices)) - {int}:
+        return [digest(model, sampling.to_json(), problem_id, prompt, i, parent, length=32) for i in indices]
+    # The same bytes, put together by hand, and what the keys begin with hashed once: this runs several times for
+    # every chain.
+    head = f"[{_quote(model)},{_sampling_text(sampling)},{_quote(problem_id)},{_quote(prompt)},"
+    begun = hashlib.blake2b(head.encode(), digest_size=16)
+    tail = f",{_quote(parent)}]".encode()
+    keys = []
+    for index in indices:
+        state = begun.copy()
+        state.update(b"%d" % index + tail)
+        keys.append(state.hexdigest())
+    return keys
 
 
 _quote = json.encoder.encode_basestring

@@ -18,7 +18,7 @@ from reasoning.pool import Pool
 from reasoning.pool.admission import admit_verdict, short
 from reasoning.pool.claims import POLL_SECONDS
 from reasoning.progress import Progress, Silent, human
-from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_key
+from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_keys
 from reasoning.tasks.conversation import start_of_answer
 from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.errors import VerifierError
@@ -109,7 +109,7 @@ def sample(
     ledger = ledger if ledger is not None else Ledger()
     progress = progress or Silent()
     pool.add_problems(problems)
-    keys = [chain_key(engine.model, sampling, p.id, p.prompt, i) for p in problems for i in range(n)]
+    keys = [k for p in problems for k in chain_keys(engine.model, sampling, p.id, p.prompt, range(n))]
     todo = len(pool.missing(keys))
     report = SampleReport(len(keys), len(keys) - todo, max_new_tokens=sampling.max_new_tokens)
 

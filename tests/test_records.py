@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning.records import Cost, Sampling, chain_key, digest
+from reasoning.records import Cost, Sampling, chain_key, chain_keys, digest
 
 TEXT = st.text() | st.sampled_from(['"quoted" \\ and\nbroken\x00\x7f', "\u2028 é 漢 😀", ""])
 SAMPLINGS = st.builds(
@@ -48,3 +48,9 @@ def test_costs_add_up_column_by_column():
 def test_a_temperature_is_a_finite_number(temperature):
     with pytest.raises(ValueError, match="temperature must be 0"):
         Sampling(temperature=temperature)
+
+
+@given(SAMPLINGS, TEXT, st.lists(st.integers(0, 10**9), max_size=5), TEXT)
+def test_keys_of_several_chains_are_the_keys_of_each(sampling, prompt, indices, parent):
+    each = [chain_key("m@1", sampling, "p", prompt, index, parent) for index in indices]
+    assert chain_keys("m@1", sampling, "p", prompt, indices, parent) == each

@@ -79,6 +79,16 @@ class Tokens:
         return min(draw.sampling.max_new_tokens, room)
 
 
+def check_sampling(sampling: Sampling) -> None:
+    """Raises UserError for truncation at temperature 0, where it would do nothing."""
+    if sampling.greedy and (sampling.top_p < 1 or sampling.top_k > 1):
+        given = f"top_p={sampling.top_p:g}" if sampling.top_p < 1 else f"top_k={sampling.top_k}"
+        raise UserError(
+            f"temperature=0 always takes the likeliest token, so {given} would do nothing: leave it out, or set a "
+            "temperature above 0."
+        )
+
+
 def end_ids(tokenizer: Any, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
     """Ids that end a chain, by the tokenizer and by the model's generation settings."""
     ids: set[int] = set()
@@ -97,16 +107,6 @@ def shape_of(config: Any) -> ModelShape | None:
 
 
 def check_source(source: str | Path) -> bool:
-def check_sampling(sampling: Sampling) -> None:
-    """Raises UserError for truncation at temperature 0, where it would do nothing."""
-    if sampling.greedy and (sampling.top_p < 1 or sampling.top_k > 1):
-        given = f"top_p={sampling.top_p:g}" if sampling.top_p < 1 else f"top_k={sampling.top_k}"
-        raise UserError(
-            f"temperature=0 always takes the likeliest token, so {given} would do nothing: leave it out, or set a "
-            "temperature above 0."
-        )
-
-
     """True for a local model folder, False for something that has the form of a hub id.
 
     Raises UserError for anything else.

@@ -31,7 +31,7 @@ from reasoning.engines.tokens import (
     weights_digest,
 )
 from reasoning.errors import UserError
-from reasoning.records import Chain, Cost, Draw, Problem, chain_key, chain_seed
+from reasoning.records import Chain, Cost, Draw, Problem, chain_keys, chain_seed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -192,10 +192,8 @@ class TransformersEngine:
 
     def _request(self, draw: Draw) -> Request:
         prompt = self._tokens.shown(draw)
-        keys = [
-            chain_key(self.model, draw.sampling, draw.problem.id, draw.problem.prompt, index, draw.parent)
-            for index in draw.indices
-        ]
+        problem = draw.problem
+        keys = chain_keys(self.model, draw.sampling, problem.id, problem.prompt, draw.indices, draw.parent)
         names = [
             (draw, prompt, index, key, rank == 0)
             for rank, (index, key) in enumerate(zip(draw.indices, keys, strict=True))

@@ -302,8 +302,9 @@ class Pool:
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that have no chain yet, in order."""
         with self._lock:
-            live = [s.keys for s in self._all() if isinstance(s, Segment)]
-            rest = [k for k in keys if not any(k in known for known in live)]
+            rest = list(keys)
+            for known in [s.keys for s in self._all() if isinstance(s, Segment)]:
+                rest = [k for k in rest if k not in known]
             if not rest:
                 return rest
             there = self._sealed_keys().contains(columns.key_numbers(rest)).tolist()
