@@ -16,7 +16,7 @@ from verifiers.errors import VerifierError
 from verifiers.expressions.evaluate import value
 from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import Tolerance
-from verifiers.expressions.values import NoValue
+from verifiers.expressions.values import NoValue, one_at_a_time
 from verifiers.judging import BadReference, RuleVerifier, no_answer, shown
 from verifiers.matching import match
 from verifiers.reading import Reading, read
@@ -107,7 +107,8 @@ def _undefined(tree: Node) -> bool:
     ):
         return False
     try:
-        value(tree)
+        with one_at_a_time():
+            value(tree)
     except ZeroDivisionError:
         return True
     except NoValue as error:

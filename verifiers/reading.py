@@ -91,6 +91,12 @@ _PAIR_AT_END = re.compile(r"(?<=\s)([(\[][^()\[\],]{1,100},[^()\[\]]{1,100}[)\]]
 _HEDGE = re.compile(
     r"(?:\b(?:or|not|nor|either|neither|except|never|than|maybe|perhaps|possibly)\b|at\s+least|at\s+most|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
 )
+_WORDED = re.compile(
+    r"\b(?:minus|negative|plus|times|over|twice|double|triple|(?:root|log|logarithm|half|third|quarter)s? of)\s*$"
+    r"|\b(?:not|cannot|never|n't|isn't)(?:\s+[A-Za-z]+){0,2}\s*$|\bbetween\b[^.]*\band\s*$",
+    re.IGNORECASE,
+)
+"""Words before a number that make another number of it, or deny it."""
 _OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)|\d\s+to|\d\s)\s*$")
 
 
@@ -318,11 +324,15 @@ def read_prose(text: str) -> Reading | None:
         pair = _PAIR_AT_END.search(line)
         reading = None if pair is None or _HEDGE.search(line[: pair.start()]) else read(pair.group(1))
         return reading if reading is not None and reading.tree is not None else None
-    if _HEDGE.search(before) or _OPEN_OPERATOR.search(
-        before.replace("=", " ").replace("**", " ").replace("(", "(")
+    if (
+        _HEDGE.search(before)
+        or _WORDED.search(before.rstrip("$ "))
+        or _OPEN_OPERATOR.search(before.replace("=", " ").replace("**", " ").replace("(", "("))
     ):
         return None
-    if re.match(r"\s*(?:[,]?\s*(?:or|\(or)\b|\.\.\.|\\ldots|[-+*/^]\s*[\w\\(])", after):
+    if re.match(
+        r"\s*(?:(?:squared|cubed|factorial)\b|[,]?\s*(?:or|\(or)\b|\.\.\.|\\ldots|[-+*/^]\s*[\w\\(])", after
+    ):
         return None
     reading = read(squeeze(found.group().replace("$", "").replace("€", "").replace("£", "")))
     return reading if reading.tree is not None else None

@@ -68,6 +68,9 @@ SAME = [
 DIFFERENT = [
     ("1,1,2,3,5", "1,2,3,5"), ("1,2", "1,2,2"), ("1,2", "1.2"), ("1,234", "1.234"), ("100", "100.000000000001"), ("100", "99.9999999999999999"), (r"\frac13", "0.33333333333"),
     ("|x-10|", "10-x"), ("|x-10^9|", "10^9-x"), (r"\sqrt{(x-1000)^2}", "1000-x"), ("|xy|", "xy"), ("|x-y|", "x-y"), (r"\max(x,y)", "x"), (r"\lfloor x/10^6\rfloor", "0"), (r"\sqrt{x^2y^2}", "xy"),
+    ("2", "The answer is negative 2."), ("2", "The answer is minus 2"), ("5", "The answer is the square root of 5."), ("2", "It is the cube root of 2"), ("5", "5 squared"), ("5", "The answer is 5 squared."),
+    ("5", "It cannot be 5"), ("5", "I do not get 5"), ("9", "somewhere between 7 and 9"), ("5", "It is 3 plus 5"), ("7", "The answer is 22 over 7"), ("5", "twice 5"), ("2", "The answer is half of 2"),
+    ("1", r"3^{10^{2000}} \bmod (10^{2000}+7)"),
     ("1 hour 30 minutes", "30"), ("5 ft 6 in", "6 in"), ("A", "(A) or (B)"), ("A", "(A), (B)"), ("A", r"\textbf{(A)} or \textbf{(B)}"), ("7", r"\boxed{7\text{ (or 8)}}"), ("7", r"7\text{ maybe}"),
     (r"\text{Evelyn}", "yii>e"), ("x>1", "yii>e"),
     ("(1,2)", "{1,2}"), ("2", "4 2"), ("3", "1 to 3"), (r"\frac13", r"33.33\%"),

@@ -123,6 +123,28 @@ def ray():
     ray.shutdown()
 
 
+def test_threads_do_not_disturb_each_others_precision():
+    """mpmath has one working precision for the process."""
+    import sys
+
+    batches = [
+        [
+            Attempt(response=f"\\boxed{{\\frac{{{i}}}{{7}}+\\sqrt{{{i}}}}}", reference=f"\\sqrt{{{i}}}+{i}/7")
+            for i in range(start, start + 25)
+        ]
+        for start in range(2, 252, 25)
+    ]
+    verifier = open_verifier("math")
+    pause = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            wrong = [v for found in threads.map(verifier.verify, batches) for v in found if not v.correct]
+    finally:
+        sys.setswitchinterval(pause)
+    assert wrong == []
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
 @everywhere
 def test_in_a_ray_task_and_an_actor(ray, spec, attempts, scores):

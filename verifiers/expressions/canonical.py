@@ -14,7 +14,7 @@ from verifiers.expressions.evaluate import point_for, value
 from verifiers.expressions.nodes import Node, number_of
 from verifiers.expressions.sets import NoSet, Piece, real_set
 from verifiers.expressions.statements import settled
-from verifiers.expressions.values import NoValue, as_real
+from verifiers.expressions.values import NoValue, as_real, one_at_a_time
 
 _DIGITS = 20
 
@@ -28,7 +28,8 @@ def key(tree: Node | None, words: str, choice: str = "") -> str | None:
     literal = number_of(tree)
     if literal is not None:
         return str(literal)[:400]
-    return _of(settled(tree))[:400]
+    with one_at_a_time():
+        return _of(settled(tree))[:400]
 
 
 def _of(node: Node) -> str:

@@ -29,6 +29,8 @@ from verifiers.expressions.values import (
     transcendental,
 )
 
+MAX_MODULUS_BITS = 1_024
+
 
 def value(node: Node, point: Mapping[str, Fraction] | None = None) -> Any:
     """A Fraction, or an mpmath real or complex number at the working precision. Raises NoValue."""
@@ -117,6 +119,8 @@ class _Evaluator:
         modulus = self.value(node.args[1])
         if not isinstance(modulus, Fraction) or modulus.denominator != 1 or modulus <= 0:
             raise NoValue("a modulus that is no positive integer")
+        if modulus.numerator.bit_length() > MAX_MODULUS_BITS:
+            raise NoValue("a modulus of too many digits")
         return Fraction(self._residue(node.args[0], int(modulus)))
 
     def _residue(self, node: Node, modulus: int) -> int:

@@ -228,6 +228,8 @@ class _Parser(Atoms):
         """Units and things counted that follow a value: "cm^2", "miles per hour", "apples"."""
         parts: list[str] = []
         while True:
+            if not parts and self.kind == "word" and self.text.lower() in ("squared", "cubed", "factorial"):
+                raise Unreadable(f"{self.text!r} in words")
             if self.kind in ("unit", "text") or (
                 self.kind == "word" and (self.worded() or (parts and self.text not in ("and", "or")))
             ):

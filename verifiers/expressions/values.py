@@ -6,12 +6,31 @@ Everything is capped: sizes are checked before powers and factorials are taken, 
 from __future__ import annotations
 
 import math
+import os
+import threading
 from fractions import Fraction
 from typing import Any
 
 MAX_BITS = 40_000
 MAX_FACTORIAL = 2_000
 _MAX_MAGNITUDE = 1_000_000
+
+
+_turn = threading.RLock()
+
+
+def one_at_a_time() -> threading.RLock:
+    """Held around all that computes with mpmath, whose working precision is one for the process: a comparison in
+    another thread would change it midway. Costs no speed, for this arithmetic holds the interpreter anyway."""
+    return _turn
+
+
+def _new_turn() -> None:
+    global _turn
+    _turn = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_turn)  # a thread that held it does not live on in a forked child
 
 
 class NoValue(ValueError):
