@@ -196,6 +196,12 @@ def test_rows_of_a_file_and_of_a_pipe_get_a_line_each_in_order(tmp_path, capsys)
         input=rows.read_bytes(), capture_output=True, check=True,
     )  # fmt: skip
     assert piped.stdout.decode() == out.read_text()
+    before = rows.read_text()
+    assert main(["verify", str(rows), "--verifier", "numeric", "--out", str(rows)]) == 2
+    assert "is the file of rows itself" in capsys.readouterr().err
+    assert rows.read_text() == before
+    assert main(["verify", str(rows), "--verifier", "numeric", "--out", "-"]) == 0
+    assert capsys.readouterr().out == out.read_text()
 
 
 def test_sampling_again_draws_nothing_and_more_draws_the_rest(run, model, capsys):

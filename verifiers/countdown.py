@@ -76,6 +76,8 @@ class Countdown(RuleVerifier):
             raise BadReference(f'metadata "numbers" must be a list of numbers, not {shown(given)!r}')
         numbers = [as_number(n) for n in given]
         target = as_number(metadata.get("target", self.target or None))
+        if target is None and metadata.get("target") is None:
+            raise BadReference('the target is missing: metadata needs "target" (or countdown:target=24)')
         if target is None or any(n is None for n in numbers):
             raise BadReference('metadata "numbers" and "target" must be numbers')
         return [n for n in numbers if n is not None], target, bool(metadata.get("use_all", self.use_all))

@@ -122,12 +122,19 @@ def _verdict(result: Any, attempt: Attempt) -> Verdict:
     return Verdict(score, squeeze(unwrap(found.text)) if found else None, rule="function")
 
 
-def reward_function(verifier: Verifier, *, reference: str = "reference") -> Callable[..., list[float | None]]:
-    """``verifier`` as a TRL reward function: ``trainer = GRPOTrainer(reward_funcs=reward_function(v), ...)``.
+def reward_function(
+    verifier: Verifier | str, *, reference: str = "reference"
+) -> Callable[..., list[float | None]]:
+    """A verifier, or its spec, as a TRL reward function: ``GRPOTrainer(reward_funcs=reward_function("math"), ...)``.
 
     reference: the dataset's column that holds the answer key. Other columns reach the verifier as metadata.
     A missing judgement is None, which TRL leaves out of the reward, never 0.
     """
+
+    if isinstance(verifier, str):
+        from verifiers.registry import open_verifier
+
+        verifier = open_verifier(verifier)
 
     def reward(
         completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any

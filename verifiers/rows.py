@@ -62,6 +62,8 @@ def attempt_of(row: Any) -> Attempt | str:
         reference, response, bare = row.get("reference"), row["response"], False
     elif "gold" in row and "answer" in row:
         reference, response, bare = row["gold"], row["answer"], True
+        if type(response) in (int, float):  # a bare answer may be a JSON number
+            response = str(response)
     else:
         has = ", ".join(sorted(map(str, row))) or "none"
         return f"a row needs reference and response, or gold and answer (fields here: {has})"

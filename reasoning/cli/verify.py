@@ -5,6 +5,11 @@
   reasoning verify answers.jsonl --verifier math --out verdicts.jsonl
   cat answers.jsonl | reasoning verify - --verifier math
 
+A row has "reference" and "response" (a whole response, the answer is extracted) or "gold" and "answer" (the bare
+answer). Verifiers: math, numeric, exact, choice, code, countdown, game24, regex:PATTERN, json, format,
+judge:URL:model=NAME, gym:TASK, learned:FOLDER, FILE.py:name, pooled:ANY (in killable processes), and weighted means
+such as math*1.0+format*0.1. What each reads and its options:  pydoc verifiers.code (.mathematics, .patterns, ...)
+
 Of a run, only chains without a verdict of that verifier are judged. A verifier that reads the reference is an
 oracle: fine for training and measuring, never a thing that could be deployed.
 """
@@ -33,7 +38,7 @@ from verifiers.rows import verify_rows
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
     target: str = option(..., "run folder, or JSONL file (- for standard input)", metavar="TARGET")
-    verifier: str = option(..., "verifier spec, such as numeric, countdown, learned:FOLDER")
+    verifier: str = option(..., "verifier spec, such as math, numeric, learned:FOLDER")
     cluster: str = option("", CLUSTER)
     out: str = option("", "with a JSONL file: where the verdicts go (default: standard output)")
     budget: str = option("", "limit on all that the run spends, such as flops=1e15 or price=2.50")
@@ -87,9 +92,13 @@ def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
 
     if options.target == "-" and sys.stdin is None:
         raise UserError("Standard input is closed: pipe rows into it, or name a JSONL file.")
+    to_file = options.out not in ("", "-")
+    written = Path(options.out)
+    if to_file and options.target != "-" and written.exists() and written.samefile(options.target):
+        raise UserError(f"--out {options.out} is the file of rows itself: name another.")
     with contextlib.ExitStack() as stack:
         rows = sys.stdin.buffer if options.target == "-" else stack.enter_context(open(options.target, "rb"))
-        out = stack.enter_context(open(options.out, "w", encoding="utf-8")) if options.out else sys.stdout
+        out = stack.enter_context(open(options.out, "w", encoding="utf-8")) if to_file else sys.stdout
         summary = verify_rows(rows, verifier, out.write, advance=advance)
     line.close()
     note(str(summary))

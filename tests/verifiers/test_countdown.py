@@ -129,3 +129,10 @@ def safe(text):
 def test_parser_either_reads_or_refuses(text):
     with contextlib.suppress(NotArithmetic, ZeroDivisionError):
         assert isinstance(parse_arithmetic(text).value(), Fraction)
+
+
+def test_a_puzzle_without_a_target_says_so():
+    attempt = Attempt(response="3+4", metadata={"numbers": [3, 4]})
+    (verdict,) = open_verifier("countdown").verify([attempt])
+    assert (verdict.score, verdict.status) == (None, "bad_reference")
+    assert "the target is missing" in verdict.reason

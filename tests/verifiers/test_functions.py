@@ -110,3 +110,10 @@ def test_reward_function_for_trl():
         reward(completions=completions, solution=["3"] * 3)
     puzzle = reward_function(open_verifier("game24"))
     assert puzzle(completions=["(8-4)*2*3"], numbers=[[4, 8, 2, 3]]) == [1.0]
+
+
+def test_reward_function_takes_a_spec():
+    reward = reward_function("math", reference="answer")
+    assert reward(completions=[r"\boxed{7}", "8"], answer=["7", "7"]) == [1.0, 0.0]
+    with pytest.raises(VerifierError, match="Did you mean 'math'"):
+        reward_function("maths")

@@ -59,3 +59,10 @@ def test_empty_input():
     lines, summary = run("")
     assert lines == []
     assert str(summary) == "no rows"
+
+
+def test_a_bare_answer_may_be_a_json_number():
+    rows = [{"gold": 7, "answer": 7}, {"gold": "1/2", "answer": 0.5}, {"gold": 1, "answer": True}]
+    lines, _ = run([json.dumps(row) for row in rows])
+    assert [line["score"] for line in lines] == [1, 1, None]
+    assert lines[2]["status"] == "bad_response"
