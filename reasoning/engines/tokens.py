@@ -16,6 +16,8 @@ from reasoning.records import Draw, Problem, Sampling
 from reasoning.tasks.conversation import render
 
 CHAT = ("auto", "yes", "no")
+KEPT_IDS = 1 << 20
+"""Of prompts, kept at once by `Tokens`: some tens of MB."""
 
 
 class Tokens:
@@ -34,6 +36,8 @@ class Tokens:
         self.tokenizer, self.name, self.limit = tokenizer, name, limit
         self.end_ids = frozenset(end_ids)
         self.chat = bool(template) and chat != "no"
+        self._asked: dict[int, tuple[Problem, tuple[int, ...]]] = {}
+        self._asked_ids = 0
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
@@ -59,7 +63,21 @@ class Tokens:
         return self.ask(draw.problem) + draw.prefix
 
     def ask(self, problem: Problem) -> tuple[int, ...]:
-        """Token ids that the model is shown for ``problem``: its conversation by the chat template, or its text."""
+        """Token ids that the model is shown for ``problem``: its conversation by the chat template, or its text.
+
+        Kept for the next time, since a problem is asked for a reservation, and again when its chains are drawn.
+        """
+        known = self._asked.get(id(problem))
+        if known is not None:  # it holds the problem, so that no other one can have its place in memory
+            return known[1]
+        ids = self._ask(problem)
+        self._asked_ids += len(ids)
+        if self._asked_ids > KEPT_IDS:
+            self._asked, self._asked_ids = {}, len(ids)
+        self._asked[id(problem)] = problem, ids
+        return ids
+
+    def _ask(self, problem: Problem) -> tuple[int, ...]:
         if not self.chat:
             return self.encode(problem.prompt)
         return tuple(self.tokenizer(render(self.tokenizer, problem), add_special_tokens=False)["input_ids"])
