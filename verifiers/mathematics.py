@@ -88,7 +88,7 @@ def _reference(text: str) -> Reading:
         raise BadReference("the reference is empty")
     found = answer_in(text)
     gold = read(_OPENED.split(text)[-1]) if found.trouble else found.reading
-    if gold.tree is None and (not gold.words or gold.words == "nan"):
+    if gold.tree is None and (not _is_words(gold.words) or gold.words == "nan"):
         raise BadReference(f"the reference {shown(text)!r} cannot be read: {gold.why}")
     if gold.tree is not None and _undefined(gold.tree):
         raise BadReference(f"the reference {shown(text)!r} has no value")
@@ -96,6 +96,11 @@ def _reference(text: str) -> Reading:
 
 
 _short_reference = lru_cache(maxsize=16_384)(_reference)
+
+
+def _is_words(text: str) -> bool:
+    """Whether what is no mathematics can be compared as words: "((" and "\\frac{1}{" cannot."""
+    return bool(re.search(r"[^\W\d_]{2}|[^\x00-\x7f]", re.sub(r"\\[A-Za-z]+", "", text)))
 
 
 def _undefined(tree: Node) -> bool:

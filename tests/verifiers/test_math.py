@@ -254,3 +254,10 @@ def test_labelled_cases_of_the_data_folder(math):
         if verdict.correct != row["expected"]:
             wrong.append((row["id"], gold, answer, verdict))
     assert not wrong
+
+
+@pytest.mark.parametrize("reference", ["((", "\\frac{1}{", "x +", "\\foo{3}", "\\sum_{i=1}^3 i", "{"])
+def test_a_reference_that_cannot_be_read_is_missing_and_no_zero(math, reference):
+    (verdict,) = math.verify([Attempt(response="\\boxed{6}", reference=reference)])
+    assert (verdict.score, verdict.status, verdict.answer) == (None, "bad_reference", "6")
+    assert "cannot be read" in verdict.reason
