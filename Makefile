@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm check bench clean
+.PHONY: help demo test test-slow test-vllm check bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ system:
 
 test: $(VENV)/.installed system  ## the test suite: offline, on a CPU
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed system  ## the tests that `make test` leaves out: whole demo, FLOPs of every architecture
+	$(BIN)/python -m pytest -m slow
 
 # The CPU build of vLLM wants torch's CPU build and, through packages that only images and sound need, CUDA builds
 # that break it; those are left out. Set PIP_CONSTRAINT or pip's own settings if torch's CPU wheels are not where pip looks.

@@ -7,3 +7,10 @@
 
 The corpora are in the data folder: --data FOLDER or the environment variable REASONING_DATA.
 """
+
+import sys
+from pathlib import Path
+
+if __name__ == "verifiers":
+    # `python evals/x.py` puts this folder's parent first on the path, and this package before the project's own.
+    sys.exit(f"Run it as a module, from the repository's root:  python -m evals.{Path(sys.argv[0]).stem}")
