@@ -26,7 +26,7 @@ from reasoning.engines.vllm_open import open_vllm
 from reasoning.engines.vllm_options import in_our_words
 from reasoning.engines.vllm_weights import Adapter, Layout, read_tensors
 from reasoning.errors import EngineError, UserError
-from reasoning.records import Chain, Cost, Draw
+from reasoning.records import Chain, Cost, Draw, Problem
 
 _ADVICE = (
     "Try enforce_eager=true, another attention_backend or dtype; parity=NUMBER sets another limit in nats, "
@@ -144,8 +144,17 @@ class VLLMEngine:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
         return self._tokens.encode(prompt)
 
+    def ask(self, problem: Problem) -> tuple[int, ...]:
+        """Token ids that the model is shown for ``problem``, its whole conversation."""
+        return self._tokens.ask(problem)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokens.decode(token_ids)
+
+    def rename(self, version: str) -> None:
+        """Another version in the name `model`, for weights that are the caller's business."""
+        self.version = version
+        self._rename()
 
     def generate(self, draws: Sequence[Draw]) -> Iterator[Chain]:
         """Yield the chains of ``draws`` as they finish. A generator that is closed early cancels the rest.

@@ -1,42 +1,143 @@
-"""Held-out evaluation while training: a few chains per problem, pass@k and majority with intervals."""
+"""Held-out evaluation while training: a few chains per problem, pass@k and majority with intervals, and some chains
+to read. Knows nothing of the learner.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from reasoning.budget import Ledger
+from reasoning.drawing import draw_keys
 from reasoning.pool import Pool
-from reasoning.records import Problem, Sampling
+from reasoning.records import Cost, Draw, Problem, Sampling
 from reasoning.sampling import sample, verify
 from reasoning.select import groups, open_selector
-from reasoning.statistics import t_interval
+from reasoning.statistics import bca_interval, t_interval
 from verifiers import Verifier
+
+SHOWN = 4
+"""Problems of which a chain is kept for reading, per task and evaluation."""
+
+REPLICATES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Problems of one task that are evaluated, who judges them, and their share in the mean of several tasks."""
+
+    label: str
+    weight: float
+    problems: Sequence[Problem]
+    verifier: Verifier
+
+
+def affordable(
+    tasks: Sequence[HeldOut], engine: Any, pool: Pool, ledger: Ledger, n: int, sampling: Sampling
+) -> bool:
+    """Whether what is left of the budget pays for the chains that are missing, each as long as it may be."""
+    if ledger.budget is None:
+        return True
+    worst, count = Cost(), 0
+    for problem in (p for task in tasks for p in task.problems):
+        draw = Draw(problem, sampling, tuple(range(n)))
+        missing = pool.missing(draw_keys(draw, engine.model))
+        if missing:
+            worst += engine.worst_case(replace(draw, indices=draw.indices[: len(missing)]))
+            count += len(missing)
+    return ledger.fits(worst, count)
 
 
 def evaluate(
-    problems: Sequence[Problem],
+    tasks: Sequence[HeldOut],
     engine: Any,
-    verifier: Verifier,
     pool: Pool,
     ledger: Ledger,
     n: int,
     sampling: Sampling,
-) -> dict[str, float]:
-    """Draw ``n`` chains of every problem and return eval/pass@1 (with its 95% half-width), eval/pass@n,
-    eval/maj@n and eval/mean_length. The chains stay in ``pool``."""
-    sample(problems, engine, pool, ledger, n, sampling, phase="evaluate")
-    verify(pool, verifier, ledger=ledger, model=engine.model, phase="evaluate")
-    wanted = {p.id for p in problems}
-    found = [g for g in groups(pool, engine.model, sampling, oracle=verifier.name) if g.problem_id in wanted]
-    passes = open_selector("pass")(found, [1, n]).mean
-    majority = open_selector("majority")(found, [n]).mean
-    return {
-        "eval/pass@1": float(passes[:, 0].mean()),
-        "eval/pass@1_halfwidth": t_interval(passes[:, 0]).half_width,
-        f"eval/pass@{n}": float(passes[:, 1].mean()),
-        f"eval/maj@{n}": float(majority.mean()),
-        "eval/mean_length": float(np.mean([g.output_tokens.mean() for g in found])),
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Draw ``n`` chains of every problem; (figures, chains to read). The chains stay in ``pool``.
+
+    eval/pass@1 (also eval/avg@n, the mean over all n) with its 95% half-width, eval/pass@n and eval/maj@n with the
+    ends of a BCa interval (_low, _high; the unit is the problem), eval/mean_length, eval/clipped_ratio. Of several
+    tasks the same by task (eval/pass@1/LABEL), and the mean by weight of pass@1. One without a judgement is left out.
+    """
+    sample([p for task in tasks for p in task.problems], engine, pool, ledger, n, sampling, phase="evaluate")
+    found: list[dict[str, float]] = []
+    read: list[dict[str, Any]] = []
+    for task in tasks:
+        ids = [p.id for p in task.problems]
+        verify(
+            pool,
+            task.verifier,
+            ledger=ledger,
+            model=engine.model,
+            sampling=sampling,
+            problem_ids=ids,
+            phase="evaluate",
+        )
+        found.append(_figures(task, engine, pool, n, sampling))
+        read += _to_read(task, engine, pool, sampling)
+    if len(tasks) == 1:
+        return {f"eval/{name}": value for name, value in found[0].items()}, read
+    out = {
+        f"eval/{name}/{task.label}": value
+        for task, figures in zip(tasks, found, strict=True)
+        for name, value in figures.items()
     }
+    shares = np.array([task.weight for task in tasks]) / sum(task.weight for task in tasks)
+    for name in ("pass@1", f"maj@{n}", f"pass@{n}"):
+        out[f"eval/{name}"] = float(shares @ [figures.get(name, math.nan) for figures in found])
+    widths = [figures.get("pass@1_halfwidth", math.nan) for figures in found]
+    out["eval/pass@1_halfwidth"] = float(np.sqrt(np.square(shares * widths).sum()))
+    return out, read
+
+
+def _figures(task: HeldOut, engine: Any, pool: Pool, n: int, sampling: Sampling) -> dict[str, float]:
+    wanted = {p.id for p in task.problems}
+    every = groups(pool, engine.model, sampling, oracle=task.verifier.name)
+    found = [g for g in every if g.problem_id in wanted]
+    passes = open_selector("pass")(found, [1, n]).mean  # (P, 2)
+    majority = open_selector("majority")(found, [n]).mean[:, 0]  # (P,)
+    first = t_interval(passes[:, 0])
+    figures = {
+        "pass@1": first.estimate,
+        "pass@1_halfwidth": first.half_width,
+        f"avg@{n}": first.estimate,
+        "mean_length": float(np.mean([g.output_tokens.mean() for g in found])),
+        "clipped_ratio": float(np.mean([g.truncated.mean() for g in found])),
+        "missing": float(sum(np.isnan(g.correct).sum() for g in found)),
+    }
+    for name, values in ((f"pass@{n}", passes[:, 1]), (f"maj@{n}", majority)):
+        if name in figures:
+            continue
+        interval = bca_interval(values, replicates=REPLICATES)
+        figures |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return figures
+
+
+def _to_read(task: HeldOut, engine: Any, pool: Pool, sampling: Sampling) -> list[dict[str, Any]]:
+    """The first chain of the first problems, as rows of samples.jsonl."""
+    problems = {p.id: p for p in task.problems[:SHOWN]}
+    verdicts = pool.verdicts(task.verifier.name)
+    rows = []
+    for chain in pool.chains(engine.model, sampling, list(problems)):
+        if chain.index == 0:
+            verdict, problem = verdicts.get(chain.key), problems[chain.problem_id]
+            rows.append(
+                {
+                    "task": task.label,
+                    "prompt": problem.prompt,
+                    "chain": chain.text,
+                    "finish_reason": chain.finish_reason,
+                    "reference": problem.reference,
+                    "answer": verdict.answer if verdict else None,
+                    "score": verdict.score if verdict else None,
+                    "status": verdict.status if verdict else "not judged",
+                }
+            )
+    return rows

@@ -62,10 +62,22 @@ class TrainOptions(AxisOptions):
     model: str = option(..., "model folder or hub id to start from, or new:tiny for an empty one")
     task: str = option(
         "",
-        "problems to train on, task:split[:key=value,...] (not needed with a file of demonstrations or preferences)",
+        "problems to train on, task:split[:key=value,...], or several by weight, word:train*2+countdown:train*1 (not "
+        "needed with a file of demonstrations or preferences)",
     )
     verifier: str = option("", "verifier that gives the reward (default: the task's own)")
-    eval_task: str = option("", "held-out problems evaluated while training, task:split[:key=value,...]")
+    eval_task: str = option(
+        "", "held-out problems evaluated while training, task:split[:key=value,...], or several by weight"
+    )
+    eval_verifier: str = option(
+        "",
+        "verifier that says what is right there (default: --verifier where it reads the reference, else the task's)",
+    )
+    source: list[str] = option(
+        [],
+        "with expert_iteration: learn from chains that a verifier accepted in other runs, pool:RUN[:verifier=NAME,"
+        "at_least=SCORE] (repeat the flag); those learned from before are left out",
+    )
     demonstrations: str = option(
         "",
         "with sft: JSONL file of {prompt, completion} (default: the task's own), or key=value,... of the task's",
@@ -82,6 +94,10 @@ class TrainOptions(AxisOptions):
     steps: int = option(100, "training steps (for expert_iteration: rounds)", low=1)
     problems_per_step: int = option(32, "problems (demonstrations, pairs) drawn from each step", low=1)
     chains_per_problem: int = option(8, "chains sampled for each problem (the group size)", low=1)
+    curriculum: str = option(
+        "",
+        "LOW-HIGH: problems whose mean score when last asked lies in it come first, and those never asked; 0.1-0.9",
+    )
     keep_correct: int = option(
         0, "at most this many distinct correct chains a problem are learned from; 0 is all", low=0
     )
@@ -91,6 +107,16 @@ class TrainOptions(AxisOptions):
     hint: str = option(
         "{prompt} (The answer is {reference}.)",
         "with star: how a question that no chain solved is asked again",
+    )
+    on_verifier_error: str = option(
+        "stop", "when a verifier fails: stop, or skip (leave those chains out)", choices=("stop", "skip")
+    )
+    asynchronous: bool = option(
+        False, "draw the next step's chains while the learner works, by weights that are a step older"
+    )
+    max_staleness: int = option(1, "with asynchronous: how many steps older those weights are", low=1, high=8)
+    engine: str = option(
+        "transformers", "what draws the roll-outs: transformers, or vllm[:key=value,...] in this process"
     )
     minibatch: int = option(0, "chains per optimizer step; 0 puts the whole step into one", low=0)
     epochs: int = option(1, "passes over each step's chains", low=1)
@@ -108,6 +134,23 @@ class TrainOptions(AxisOptions):
         10, "steps between evaluations; 0 is only before the first and after the last", low=0
     )
     eval_chains: int = option(4, "chains per problem in an evaluation", low=1)
+    patience: int = option(
+        0, "stop after so many evaluations without a better one than the best; 0 never does", low=0
+    )
+    keep: str = option(
+        "last",
+        "which weights RUN/model gets (RUN/best holds those of the best evaluation)",
+        choices=("last", "best"),
+    )
+    budget: str = option(
+        "",
+        "limit on all that the run spends, such as tokens=2e6 (also flops, seconds, samples); stops within it",
+    )
+    track: list[str] = option(
+        [],
+        "metrics also to tensorboard, trackio or wandb (repeat the flag)",
+        choices=("tensorboard", "trackio", "wandb"),
+    )
     log_every: int = option(0, "steps between lines on the screen; 0 is about 25 lines a run", low=0)
     checkpoint_every: int = option(10, "steps between checkpoints", low=1)
     seed: int = option(0, "seed of everything random in the run")

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reasoning.budget import Ledger
-from reasoning.errors import ReasoningError
+from reasoning.budget import Ledger, Reservation
+from reasoning.drawing import draw_keys
+from reasoning.errors import PoolError, ReasoningError
 from reasoning.pool import Pool
-from reasoning.records import Chain, Problem, Sampling
+from reasoning.records import Chain, Cost, Draw, Problem, Sampling
 from reasoning.sampling import sample, verify
 from reasoning.train.credit import overlong_penalty
 from reasoning.train.objective import Objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.rows import Row
-from reasoning.train.sources import StepData, choose
+from reasoning.train.sources import BudgetSpent, StepData
+from reasoning.train.stream import Stream
+from reasoning.train.update import TrainingFlops, whole_cost
 from verifiers import Verdict, Verifier
 
 
@@ -54,41 +57,62 @@ class Group:
 class ModelSource:
     """Draws ``chains_per_problem`` chains of ``problems_per_step`` problems a step.
 
-    With dynamic sampling, groups whose rewards are all equal are put aside and further problems drawn, until as many
-    groups as wanted can teach something, or ``max_refill`` times as many were drawn, or every problem was.
+    verifiers: of each task of ``stream``, in order. With dynamic sampling, groups whose rewards are all equal are put
+    aside and further problems drawn, until as many groups as wanted can teach something, or ``max_refill`` times as
+    many were drawn, or every problem was, or the budget has no room for more.
+
+    recorded: every chain must be in the pool already (those of weights that are gone); PoolError for one that is not.
     """
 
     def __init__(
         self,
         options: TrainOptions,
         objective: Objective,
-        problems: Sequence[Problem],
+        stream: Stream,
+        verifiers: Sequence[Verifier],
         engine: Any,
-        verifier: Verifier,
         pool: Pool,
         ledger: Ledger,
+        training_flops: TrainingFlops,
     ):
         self.options = options
+        self.training_flops = training_flops
         self.objective = objective
-        self.problems = problems
+        self.stream = stream
         self.engine = engine
-        self.verifier = verifier
         self.pool = pool
         self.ledger = ledger
-        self.state: dict[str, int] = {"position": 0}
+        self.recorded = False
+        self.verifiers = {v.name: v for v in verifiers}
+        self._task = {  # problem -> (label of its task, its verifier)
+            p.id: (task.label, verifier.name)
+            for task, verifier in reversed(list(zip(stream.tasks, verifiers, strict=True)))
+            for p in task.problems
+        }
+        self.judged: Mapping[str, Verdict] = {}
         self.seconds = 0.0
+        self.held: list[Reservation] = []
         self.sampling = Sampling(
             temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed
         )
 
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.stream.state
+
     def draw(self, step: int) -> StepData:
         wanted = self.options.problems_per_step
-        limit = min(wanted * self.options.max_refill, len(self.problems))
-        self.seconds = 0.0
-        drawn = self._draw(wanted, set())
+        limit = min(wanted * self.options.max_refill, self.stream.size)
+        self.seconds, self.held = 0.0, []
+        started = time.monotonic()
+        drawn = self._groups(self.stream.next(wanted))
         if self.objective.dynamic_sampling:
             while (missing := wanted - sum(not g.dead for g in drawn)) > 0 and len(drawn) < limit:
-                drawn += self._draw(min(missing, limit - len(drawn)), {g.problem.id for g in drawn})
+                more = self.stream.next(min(missing, limit - len(drawn)), {g.problem.id for g in drawn})
+                try:
+                    drawn += self._groups(more)
+                except BudgetSpent:
+                    break  # the step goes on with what it has
         self._refuse_silence(drawn)
         groups = [g.rows() for g in drawn if not (self.objective.dynamic_sampling and g.dead)]
         flops = [self._sample_flops(g.chains) for g in drawn]
@@ -100,42 +124,80 @@ class ModelSource:
             metrics["rationalised"] = float(sum(len(rows) for rows in added))
             drawn = drawn + hinted
         tokens = sum(len(c.token_ids) for g in drawn for c in g.chains)
-        return StepData(groups, metrics, sum(flops), tokens)
-
-    def _draw(self, count: int, seen: set[str]) -> list[Group]:
-        """Groups of the next ``count`` problems, those of ``seen`` and repetitions left out."""
-        picked = choose(len(self.problems), self.state["position"], count, self.options.seed)
-        self.state["position"] += count
-        problems = {self.problems[i].id: self.problems[i] for i in picked}
-        return self._groups([p for p in problems.values() if p.id not in seen])
+        metrics["sample_seconds"] = time.monotonic() - started - self.seconds
+        return StepData(groups, metrics, sum(flops), tokens, self.held)
 
     def _groups(self, problems: Sequence[Problem]) -> list[Group]:
         if not problems:
             return []
         n = self.options.chains_per_problem
+        self._look_ahead(problems)
         sample(problems, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
-        ids = [p.id for p in problems]
         started = time.monotonic()
-        verify(
-            self.pool,
-            self.verifier,
-            ledger=self.ledger,
-            model=self.engine.model,
-            problem_ids=ids,
-            phase="train",
-        )
+        judged: dict[str, Verdict] = {}
+        for name, verifier in self.verifiers.items():
+            ids = [p.id for p in problems if self._task[p.id][1] == name]
+            if ids:
+                verify(
+                    self.pool,
+                    verifier,
+                    ledger=self.ledger,
+                    model=self.engine.model,
+                    problem_ids=ids,
+                    phase="train",
+                )
+                judged |= self.pool.verdicts(name)
         self.seconds += time.monotonic() - started
         chains: dict[str, list[Chain]] = {}
+        ids = [p.id for p in problems]
         for chain in self.pool.chains(model=self.engine.model, sampling=self.sampling, problem_ids=ids):
             chains.setdefault(chain.problem_id, []).append(chain)
-        judged = self.pool.verdicts(self.verifier.name)
         shaping = Shaping(self.objective, self.options.max_new_tokens)
         by_id = {p.id: p for p in problems}
         self.judged = judged
+        self.stream.tell(_rates(chains, judged))
         return [
             Group(by_id[id], found, np.array([shaping.reward(judged.get(c.key), c) for c in found]))
             for id, found in chains.items()
         ]
+
+    def _look_ahead(self, problems: Sequence[Problem]) -> None:
+        """Set aside what learning from these chains can take at most. Raises BudgetSpent where the purse has no room
+        for that and for drawing what is missing, PoolError where ``recorded`` chains are missing."""
+        if not self.recorded and self.ledger.budget is None:
+            return
+        draws = [Draw(p, self.sampling, tuple(range(self.options.chains_per_problem))) for p in problems]
+        keys = [key for draw in draws for key in draw_keys(draw, self.engine.model)]
+        missing = set(self.pool.missing(keys))
+        if self.recorded and missing:
+            raise PoolError(
+                f"{len(missing)} chains of {self.engine.model} are not in {self.pool.path} any more, and the weights "
+                "that drew them are gone: begin this run anew in another folder."
+            )
+        if self.ledger.budget is None:
+            return
+        worst, count = Cost(), 0
+        for draw in draws:
+            left = [
+                i
+                for i, key in zip(draw.indices, draw_keys(draw, self.engine.model), strict=True)
+                if key in missing
+            ]
+            if left:
+                worst += self.engine.worst_case(dataclasses.replace(draw, indices=tuple(left)))
+                count += len(left)
+        n, most = self.options.chains_per_problem, self.options.max_new_tokens
+        lengths = [len(self.engine.ask(p)) + most for p in problems for _ in range(n)]
+        learning = whole_cost(self.objective, self.options, self.training_flops, lengths)
+        price = self.ledger.most(worst + learning, self.engine.model)
+        if not self.ledger.fits(worst + learning, count, price=price):
+            raise BudgetSpent(worst + learning)
+        held = self.ledger.reserve(
+            learning, phase="train", strategy=self.objective.name, model=self.engine.model
+        )
+        if held is None:
+            raise BudgetSpent(worst + learning)
+        self.held.append(held)
 
     def _rationalised(self, unsolved: Sequence[Group]) -> tuple[list[list[Row]], list[Group]]:
         """Right chains that were drawn with the answer given as a hint, as rows behind the bare question; and all
@@ -150,8 +212,14 @@ class ModelSource:
                 Problem.make(text, problem.reference, problem.task, problem.metadata), task=problem.task
             )
             hinted.append(asked)
+            self._task[asked.id] = self._task[problem.id]
             prompt_ids[asked.id] = group.chains[0].prompt_token_ids
-        drawn = self._groups(hinted)
+        rates = dict(self.stream.state["rates"])
+        try:
+            drawn = self._groups(hinted)
+        except BudgetSpent:
+            drawn = []
+        self.stream.state["rates"] = rates  # what a hint solved says nothing of the question
         rows = [
             [dataclasses.replace(r, prompt_ids=prompt_ids[g.problem.id], old_logprobs=()) for r in g.rows()]
             for g in drawn
@@ -172,9 +240,10 @@ class ModelSource:
         silent = (self.judged.get(c.key) for c in finished)
         first = next((v for v in silent if v is not None and v.score is None), None)
         why = f"The first one says: {first.status}, {first.reason or 'no reason given'}" if first else ""
+        names = " and ".join(map(repr, self.verifiers))
         raise ReasoningError(
-            f"Verifier {self.verifier.name!r} judged none of the {len(finished)} finished chains of this step: there "
-            f"is no reward to learn from. {why}"
+            f"Verifier {names} judged none of the {len(finished)} finished chains of this step: there is no reward "
+            f"to learn from. {why}"
         )
 
     def _metrics(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -198,6 +267,14 @@ class ModelSource:
         }
         if self.objective.dynamic_sampling:
             metrics["groups_drawn"] = float(len(groups))
+        if self.stream.band is not None:
+            metrics["curriculum/passed_over"] = float(len(self.stream.state["passed"]))
+        if len(self.stream.tasks) > 1:
+            for task in self.stream.tasks:
+                own = [g for g in judged if self._task[g.problem.id][0] == task.label]
+                metrics[f"problems/{task.label}"] = float(len(own))
+                if own:
+                    metrics[f"reward/{task.label}"] = float(np.mean(np.concatenate([g.known for g in own])))
         return metrics
 
     def _sample_flops(self, chains: Sequence[Chain]) -> float:
@@ -207,6 +284,17 @@ class ModelSource:
         prompt = len(chains[0].prompt_token_ids)
         lengths = np.array([len(c.token_ids) for c in chains])
         return float(shape.prefill_flops(prompt)) + float(np.sum(shape.decode_flops(prompt, lengths)))
+
+
+def _rates(chains: Mapping[str, Sequence[Chain]], judged: Mapping[str, Verdict]) -> dict[str, float]:
+    """Mean score of each problem's chains, a truncated one 0; problems without a judgement are left out."""
+    rates = {}
+    for id, found in chains.items():
+        scores = [0.0 if c.truncated else v.score for c in found if (v := judged.get(c.key)) is not None]
+        known = [float(s) for s in scores if s is not None]
+        if known:
+            rates[id] = float(np.mean(known))
+    return rates
 
 
 @dataclass(frozen=True, slots=True)

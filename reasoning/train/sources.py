@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from reasoning.budget import Reservation
 from reasoning.errors import UserError
-from reasoning.records import Problem, digest
+from reasoning.records import Cost, Problem, digest
 from reasoning.tasks.base import Demonstration
 from reasoning.train.rows import Row
 
@@ -25,18 +26,28 @@ from reasoning.train.rows import Row
 @dataclass(frozen=True, slots=True)
 class StepData:
     """Rows with their rewards in groups (the chains of one problem each), figures by metric name, and what getting
-    them cost (FLOPs of the generator)."""
+    them cost (FLOPs of the generator). held: what was set aside for learning from them."""
 
     groups: list[list[Row]]
     metrics: dict[str, float] = field(default_factory=dict)
     sample_flops: float = 0.0
     output_tokens: int = 0
+    held: list[Reservation] = field(default_factory=list)
+
+
+class BudgetSpent(Exception):
+    """What is left of the purse cannot pay for another step, which may take up to ``worst``."""
+
+    def __init__(self, worst: Cost):
+        super().__init__(worst)
+        self.worst = worst
 
 
 class Source(Protocol):
     """state: JSON values that the next draw depends on beside the step; saved with a checkpoint."""
 
-    state: dict[str, int]
+    @property
+    def state(self) -> dict[str, Any]: ...
 
     def draw(self, step: int) -> StepData: ...
 
@@ -59,23 +70,21 @@ def choose(n: int, start: int, count: int, seed: int) -> list[int]:
 class DemonstrationSource:
     """Prompt and completion pairs, each read once before any is read again."""
 
-    def __init__(
-        self, demonstrations: Sequence[Demonstration], tokenizer: Any, encode: Any, count: int, seed: int
-    ):
+    def __init__(self, demonstrations: Sequence[Demonstration], engine: Any, count: int, seed: int):
         self.demonstrations = demonstrations
-        self.tokenizer = tokenizer
-        self.encode = encode  # prompt text -> ids, as the engine renders it
+        self.engine = engine
         self.count = count
         self.seed = seed
-        self.state: dict[str, int] = {}
+        self.state: dict[str, Any] = {}
 
     def draw(self, step: int) -> StepData:
-        end = (self.tokenizer.eos_token_id,)
+        tokenizer = self.engine.tokenizer
+        end = (tokenizer.eos_token_id,)
         rows = []
         for i in choose(len(self.demonstrations), step * self.count, self.count, self.seed):
             problem, completion = self.demonstrations[i]
-            ids = tuple(self.tokenizer(completion, add_special_tokens=False)["input_ids"])
-            rows.append(Row(tuple(self.encode(problem.prompt)), ids + end, reward=1.0))
+            ids = tuple(tokenizer(completion, add_special_tokens=False)["input_ids"])
+            rows.append(Row(tuple(self.engine.ask(problem)), ids + end, reward=1.0))
         lengths = [len(row.ids) for row in rows]
         return StepData([rows], {"completions/mean_length": float(np.mean(lengths))})
 

@@ -1,0 +1,160 @@
+"""What a run starts from: its model in the embedded engine, its tasks, demonstrations, pairs and accepted chains,
+each refused in one line where it does not fit. Knows nothing of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from reasoning.engines.transformers import TransformersEngine
+from reasoning.errors import UserError
+from reasoning.records import Problem, digest
+from reasoning.spec import parse_spec
+from reasoning.tasks import load_problems, parse_task, verifier_of, without
+from reasoning.tasks.base import Demonstration
+from reasoning.train.accepted import Accepted, settle
+from reasoning.train.evaluate import HeldOut
+from reasoning.train.fresh import is_fresh, new_model
+from reasoning.train.options import TrainOptions
+from reasoning.train.preferences import Pair, load_preferences
+from reasoning.train.sources import read_demonstrations
+from reasoning.train.stream import Weighted, labels, parse_mixture
+from reasoning.train.trained import learned_before
+from verifiers import Attempt, Verdict, Verifier, open_verifier
+
+
+def chosen_device(name: str) -> str:
+    """The device that ``name`` means. Raises UserError for one that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(0, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(f"--device {name}: not a device here ({str(e).splitlines()[0]:.100}).") from None
+    return name
+
+
+def open_model(
+    options: TrainOptions, name: str, demonstrations: Sequence[Demonstration]
+) -> TransformersEngine:
+    """The model to train, in the engine; an empty one has a tokenizer made from ``demonstrations``."""
+    if not is_fresh(options.model):
+        return TransformersEngine.open(
+            options.model, device=options.device, dtype=options.dtype, max_rows=options.max_rows
+        )
+    texts = (p.prompt + completion for p, completion in demonstrations[:4000])
+    model, tokenizer = new_model(options.model, texts, options.seed)
+    model.to(chosen_device(options.device))
+    version = digest(options.model, options.seed, len(tokenizer), tokenizer.get_vocab())
+    return TransformersEngine(model, tokenizer, name=name, version=version, max_rows=options.max_rows)
+
+
+def demonstrations_of(options: TrainOptions) -> list[Demonstration]:
+    given = options.demonstrations
+    if given.endswith(".jsonl"):
+        return read_demonstrations(Path(given))
+    if len(parse_mixture(options.task)) > 1:
+        raise UserError("Demonstrations come from one task: train on the tasks one after the other.")
+    task, split, _ = parse_task(options.task)
+    pairs = parse_spec(f"demonstrations:{given}").options if given else {}
+    count = options.steps * options.problems_per_step
+    return task.demonstrations(split, count, options.seed, **pairs)
+
+
+def pairs_of(options: TrainOptions, spec: str) -> list[Pair]:
+    if not spec:
+        return []
+    judge = options.verifier or verifier_of(options.task or options.eval_task or "word")
+    return load_preferences(
+        spec, judge, per_problem=options.pairs_per_problem, margin=options.margin, seed=options.seed
+    )
+
+
+def tasks_of(options: TrainOptions, say: Callable[[str], None]) -> tuple[list[Weighted], list[Verifier]]:
+    """The tasks to train on and what judges each."""
+    parts = parse_mixture(options.task)
+    names = labels([spec for spec, _ in parts])
+    tasks = [
+        Weighted(name, weight, load_problems(spec)) for name, (spec, weight) in zip(names, parts, strict=True)
+    ]
+    judges: list[Verifier] = [open_verifier(options.verifier or verifier_of(spec)) for spec, _ in parts]
+    if options.on_verifier_error == "skip":
+        judges = [Lenient(judge, say) for judge in judges]
+    return tasks, judges
+
+
+def held_out_of(options: TrainOptions, say: Callable[[str], None]) -> list[HeldOut]:
+    """What is evaluated. A reward that never sees the reference is not what measures, unless it is asked to."""
+    if not options.eval_task:
+        return []
+    parts = parse_mixture(options.eval_task)
+    names = labels([spec for spec, _ in parts])
+    given = open_verifier(options.verifier) if options.verifier else None
+    found = []
+    for name, (spec, weight) in zip(names, parts, strict=True):
+        if options.eval_verifier:
+            judge = open_verifier(options.eval_verifier)
+        else:
+            judge = given if given is not None and given.oracle else open_verifier(verifier_of(spec))
+        if options.on_verifier_error == "skip":
+            judge = Lenient(judge, say)
+        found.append(HeldOut(name, weight, load_problems(spec), judge))
+    return found
+
+
+def accepted_of(options: TrainOptions, evaluation: Sequence[Problem]) -> tuple[list[Accepted], list[str]]:
+    """(the accepted chains that this round learns from, lines to say). Chains of problems that are evaluated are left
+    out. Raises UserError where nothing new was accepted."""
+    found = settle(Path(options.run), options.source, learned_before(options.model))
+    kept = {p.id for p in without([one.problem for one in found], evaluation)}
+    allowed = [one for one in found if one.problem.id in kept]
+    if not allowed:
+        where = ", ".join(options.source)
+        if found:
+            raise UserError(
+                f"{where}: all {len(found)} new accepted chains are of problems that are evaluated."
+            )
+        raise UserError(
+            f"{where}: no accepted chain that {options.model} has not learned from before. Sample or search "
+            "more first."
+        )
+    problems = len({one.problem.id for one in allowed})
+    lines = [f"Learning from {len(allowed)} accepted chains of {problems} problems."]
+    if len(allowed) < len(found):
+        lines.append(f"{len(found) - len(allowed)} more are left out: their problems are evaluated.")
+    return allowed, lines
+
+
+class Lenient:
+    """A verifier whose failures are missing verdicts: where a batch makes it raise, it is asked one by one. Says so
+    once."""
+
+    def __init__(self, verifier: Verifier, say: Callable[[str], None]):
+        self.verifier, self.say = verifier, say
+        self.name, self.oracle = verifier.name, verifier.oracle
+        self.said = False
+
+    def verify(self, attempts: Sequence[Attempt]) -> list[Verdict]:
+        try:
+            return self.verifier.verify(attempts)
+        except Exception as error:  # whatever a reward function raises, its chain has no reward
+            if len(attempts) == 1:
+                return [self._missing(error)]
+        return [self.verify([attempt])[0] for attempt in attempts]
+
+    def worst_case(self, attempts: Sequence[Attempt]) -> tuple[int, float]:
+        tell = getattr(self.verifier, "worst_case", None)
+        return tell(attempts) if tell is not None else (0, 0.0)
+
+    def _missing(self, error: Exception) -> Verdict:
+        said = " ".join(str(error).split())[:200]
+        if not self.said:
+            self.said = True
+            self.say(
+                f"Verifier {self.name!r} failed with {type(error).__name__}: {said}. Such chains are left out "
+                "(rewards_missing counts them)."
+            )
+        return Verdict(None, status="error", reason=f"{type(error).__name__}: {said}")

@@ -1,0 +1,34 @@
+"""The highest rate of arithmetic of a device, for model FLOPs utilisation (MFU). Knows makers' figures alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+PEAKS: dict[str, dict[torch.dtype, float]] = {
+    "B200": {torch.bfloat16: 2250e12, torch.float32: 75e12},
+    "H200": {torch.bfloat16: 989e12, torch.float32: 67e12},
+    "H100 PCIe": {torch.bfloat16: 756e12, torch.float32: 51e12},
+    "H100": {torch.bfloat16: 989e12, torch.float32: 67e12},
+    "A100": {torch.bfloat16: 312e12, torch.float32: 19.5e12},
+    "L40S": {torch.bfloat16: 362e12, torch.float32: 91.6e12},
+    "L4": {torch.bfloat16: 121e12, torch.float32: 30.3e12},
+    "RTX 4090": {torch.bfloat16: 165e12, torch.float32: 82.6e12},
+}
+"""FLOPs per second by a part of the device's name (the first that fits), dense, accumulated in float32; NVIDIA's data
+sheets. float32 is that of the plain cores, which torch uses unless TF32 is switched on."""
+
+
+def peak_flops(module: Any) -> float | None:
+    """FLOPs per second at most of the device and type of ``module``; None where it is not known."""
+    parameter = next(module.parameters())
+    if parameter.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(parameter.device)
+    return of_device(name, parameter.dtype)
+
+
+def of_device(name: str, dtype: torch.dtype) -> float | None:
+    """That of a device called ``name``, as torch calls it."""
+    return next((peaks.get(dtype) for known, peaks in PEAKS.items() if known in name), None)

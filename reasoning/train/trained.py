@@ -1,0 +1,89 @@
+"""A trained model's folder: an ordinary Hugging Face folder with ``training.json`` beside the weights, which says
+what it cost and where it comes from. Written under a temporary name and renamed. Knows nothing of steps or sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasoning.durable import cannot_write
+from reasoning.errors import UserError
+
+LEARNED = "learned_chains.txt"
+"""In a model's folder: the keys of stored chains that it, or a model it was trained from, has learned from."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """folder: the trained model. summary: what its training.json says. resumed_at: the step a resumed run went
+    on from; None for a run from the start. finished_before: nothing was left to do."""
+
+    folder: Path
+    summary: dict[str, Any]
+    resumed_at: int | None = None
+    finished_before: bool = False
+
+
+def save_trained(
+    final: Path, save: Callable[[Path], None], summary: dict[str, Any], learned: Collection[str] = ()
+) -> None:
+    """Write ``final``, in place of one that is there. save: writes the model into a folder. Raises PoolError where
+    the disk refuses."""
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        for unfinished in (partial, final):  # a model without its training.json is what a kill left behind
+            shutil.rmtree(unfinished, ignore_errors=True)
+        save(partial)
+        _finish(partial, final, summary, learned)
+    except OSError as e:
+        raise cannot_write(final, e) from e
+
+
+def copy_trained(source: Path, final: Path, summary: dict[str, Any], learned: Collection[str] = ()) -> None:
+    """As `save_trained`, with the weights of the folder ``source``."""
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        for unfinished in (partial, final):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(source, partial)
+        _finish(partial, final, summary, learned)
+    except OSError as e:
+        raise cannot_write(final, e) from e
+
+
+def _finish(partial: Path, final: Path, summary: dict[str, Any], learned: Collection[str]) -> None:
+    if learned:
+        (partial / LEARNED).write_text("".join(f"{key}\n" for key in sorted(learned)))
+    (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    os.rename(partial, final)
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """``training.json`` of a trained model. Raises UserError when it is damaged."""
+    try:
+        content = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return {**content, "flops": float(content["flops"]), "shared_flops": float(content["shared_flops"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder}/training.json is damaged: delete {folder} and run the same training again."
+        ) from None
+
+
+def flops_before(model: str) -> float:
+    """What training the model in the folder ``model``, and those before it, took; 0 where nothing says so."""
+    if not (Path(model) / "training.json").is_file():
+        return 0.0
+    before = read_training(Path(model))
+    return before["flops"] + before["shared_flops"]
+
+
+def learned_before(model: str) -> set[str]:
+    """Keys of the stored chains that the model in the folder ``model`` has learned from."""
+    path = Path(model) / LEARNED
+    return set(path.read_text().split()) if path.is_file() else set()
