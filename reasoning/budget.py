@@ -156,7 +156,10 @@ class Ledger:
         except FileNotFoundError:
             raise UserError(f"{path}: there is no ledger, nothing was spent.") from None
         self.notes += reading.notes
-        self._take(reading.rows, path)
+        if reading.rows:
+            self._take(reading.rows, path)
+        else:
+            self.notes.append(f"{path} holds no rows: what was spent before is not known.")
 
     def _open(self, path: Path) -> AppendFile:
         existed = path.exists()

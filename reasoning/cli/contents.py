@@ -196,9 +196,9 @@ def print_costs(shown: dict[str, Any]) -> None:
         say(f"None: {', '.join(empty)}.")
     wasted = [name for name in ("discarded", "cancelled", "failed") if total[f"{name}_tokens"]]
     if wasted:
-        say(f"Part of prompt, output and scored, and come to nothing: {', '.join(wasted)}.")
+        say(f"Counted in prompt, output or scored, too: {', '.join(wasted)}.")
     if shown["unpriced_rows"] and shown["currency"]:
-        say(f"{shown['unpriced_rows']} charges have no price: the table does not have their model.")
+        say(f"Charges without a price, since the table lacks their model: {shown['unpriced_rows']}.")
     for budget in shown["budgets"]:
         left = ", ".join(
             f"{amount(n, budget['left'][n])} of {amount(n, limit)} {shown['currency'] if n == 'price' else n}"
