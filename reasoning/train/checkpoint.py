@@ -1,7 +1,8 @@
-"""Checkpoints that a killed run goes on from, to the bit: weights, optimizer state and counters.
+"""Checkpoints that a killed run goes on from, to the bit: what is trained, optimizer state and counters.
 
 A checkpoint is a folder written under a temporary name, fsync'ed and renamed, so it is whole or it is not
-there. Tensors are safetensors, the rest is JSON; nothing is pickled.
+there. Tensors are safetensors, the rest is JSON; nothing is pickled. It does not depend on how many processes train
+or how the model is cut among them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +19,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reasoning.errors import PoolError
+from reasoning.train.distributed import like, whole
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
-    model: Any,
+    weights: Mapping[str, torch.Tensor],
     optimizers: list[Any],
     state: dict[str, Any],
-    value_head: Any | None = None,
+    write: bool = True,
 ) -> None:
-    """Write ``folder/step-N`` and remove older ones. state: JSON values (counters, lineage).
+    """Write ``folder/step-N`` and remove older ones. weights: what is trained, by name. state: JSON values
+    (counters, lineage). write False: only help to put together what is cut among the ranks.
 
     Raises PoolError when the disk is full; the previous checkpoint is then still there.
     """
+    parts: dict[str, torch.Tensor] = {}
+    plain: list[Any] = []
+    for i, optimizer in enumerate(optimizers):
+        parts |= _optimizer_tensors(f"{i}", optimizer)
+        plain.append(_optimizer_scalars(optimizer))
+    trained, tensors = _contiguous(weights), _contiguous(parts)
+    if not write:
+        return
     final = folder / f"step-{step:06d}"
     partial = folder / f".step-{step:06d}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_contiguous(dict(model.named_parameters())), partial / "model.safetensors")
-        if value_head is not None:
-            save_file(_contiguous(value_head.state_dict()), partial / "value_head.safetensors")
-        tensors: dict[str, torch.Tensor] = {}
-        plain: list[Any] = []
-        for i, optimizer in enumerate(optimizers):
-            tensors |= _optimizer_tensors(f"{i}", optimizer)
-            plain.append(_optimizer_scalars(optimizer))
-        save_file(_contiguous(tensors), partial / "optimizer.safetensors")
+        save_file(trained, partial / "model.safetensors")
+        save_file(tensors, partial / "optimizer.safetensors")
         body = json.dumps({"step": step, "state": state, "optimizers": plain}, indent=1, sort_keys=True)
         (partial / "state.json").write_text(body)
         for path in partial.iterdir():
@@ -68,22 +73,24 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    folder: Path, model: Any, optimizers: list[Any], value_head: Any | None = None
+    folder: Path, weights: Mapping[str, torch.Tensor], optimizers: list[Any]
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest checkpoint into what is given; (step, state), or None if there is none."""
+    """Restore the newest checkpoint into what is given; (step, state), or None if there is none.
+
+    Raises PoolError for one that is damaged, or of a model with other weights.
+    """
     found = checkpoints(folder)
     if not found:
         return None
     path = found[-1]
     try:
         body = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        weights = load_file(path / "model.safetensors")
+        found_weights = load_file(path / "model.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
+        _check_same_model(path, found_weights, weights)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
-        if value_head is not None:
-            value_head.load_state_dict(load_file(path / "value_head.safetensors"))
+            for name, parameter in weights.items():
+                parameter.copy_(like(found_weights[name], parameter))
         for i, optimizer in enumerate(optimizers):
             _restore(f"{i}", optimizer, tensors, body["optimizers"][i])
         return int(body["step"]), body["state"]
@@ -94,8 +101,21 @@ def load_checkpoint(
         ) from e
 
 
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _check_same_model(
+    path: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> None:
+    """Raises PoolError that names the first difference."""
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = (tuple(t[name].shape) if name in t else "none" for t in (found, wanted))
+        if there != here:
+            raise PoolError(
+                f"{path} is a checkpoint of another model: {name} has the shape {there} in it and {here} in the "
+                "model that is trained. Give the model and the adapter it was begun with, or another run folder."
+            )
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _optimizer_tensors(prefix: str, optimizer: Any) -> dict[str, torch.Tensor]:
@@ -118,11 +138,14 @@ def _optimizer_scalars(optimizer: Any) -> dict[str, Any]:
 
 def _restore(prefix: str, optimizer: Any, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
     saved = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in scalars.items()}
     for name, tensor in tensors.items():
         which, index, field = name.split(".", 2)
         if which == prefix:
-            state.setdefault(int(index), {})[field] = tensor
+            owner = parameters[int(index)]
+            cut = like(tensor, owner) if tensor.shape == owner.shape else tensor
+            state.setdefault(int(index), {})[field] = cut
     optimizer.load_state_dict(saved | {"state": state})
 
 

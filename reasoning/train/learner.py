@@ -6,9 +6,10 @@ not depend on the cut.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from reasoning.errors import ReasoningError
-from reasoning.train.logprobs import can_share, score_rows
+from reasoning.train.distributed import local, whole
+from reasoning.train.logprobs import Scored
 from reasoning.train.losses import token_loss, token_weights, value_loss
 from reasoning.train.objective import Objective
-from reasoning.train.optimizers import make_optimizers
+from reasoning.train.optimizers import Masters, make_optimizers
 from reasoning.train.pairs import PairSums, pair_forwards
-from reasoning.train.rows import Forward, Row, forwards
+from reasoning.train.policy import Policy
+from reasoning.train.rows import Forward, Row, computed_tokens, forwards, shares
 
 MICRO_TOKENS = {True: 16384, False: 2048}
 """Padded tokens per forward on a GPU, and on a CPU, where what fits its caches is fastest."""
@@ -37,21 +40,24 @@ class StepResult:
     lengths: tuple[int, ...]
 
 
-class Learner:
-    """A model, its optimizers and an objective. The model is kept in evaluation mode: dropout would make the
-    trained distribution another than the one that was sampled from, and a step depend on a random state.
+NOTHING = {True: Row((0,), (0, 0)), False: Row((0,), (0,))}
+"""What a rank computes to keep the others company, by whether the prompt is shared."""
 
+
+class Learner:
+    """A policy, its optimizers and an objective.
+
+    policy: or a plain model, trained whole in its own precision in one process.
     micro_tokens: padded tokens per forward; 0 is what suits the device. share_prompts: the prompt of a group is
         computed once where the model allows it and it pays.
-    reference: the frozen starting model, where the objective reads one (``needs_reference``).
-    value_head: hidden state -> value, where the objective has a critic; trained beside the model.
+    reference, value_head: of a plain model, as in `Policy`.
     max_mismatch: largest mean |trainer - sampler| log-probability that is believed, per token; training on
         chains that another distribution sampled is refused past it.
     """
 
     def __init__(
         self,
-        model: Any,
+        policy: Any,
         objective: Objective,
         *,
         lr: float,
@@ -66,20 +72,24 @@ class Learner:
         reference: Any | None = None,
         value_head: Any | None = None,
     ):
-        self.model = model.eval()
+        if not isinstance(policy, Policy):
+            policy = Policy(policy, reference=reference, value_head=value_head)
+        self.policy = policy
+        self.model = policy.model
         self.objective = objective
         self.lr = lr
-        self.optimizers = make_optimizers(model, optimizer, lr, weight_decay)
-        self.value_head = value_head
-        if value_head is not None:
-            self.optimizers.append(torch.optim.AdamW(value_head.parameters(), lr=lr, weight_decay=0.0))
+        self.masters = Masters(p for p in policy.model.parameters() if p.requires_grad)
+        self.optimizers = make_optimizers(policy.model, optimizer, lr, weight_decay, self.masters)
+        if policy.value_head is not None:
+            head = list(policy.value_head.parameters())
+            self.optimizers.append(torch.optim.AdamW(head, lr=lr, weight_decay=0.0))
+        self.device = policy.device
         self.max_grad_norm = max_grad_norm
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
-        self.micro_tokens = micro_tokens or MICRO_TOKENS[next(model.parameters()).is_cuda]
+        self.micro_tokens = micro_tokens or MICRO_TOKENS[self.device.type == "cuda"]
         self.max_mismatch = max_mismatch
-        self.share = share_prompts and can_share(model)
-        self.reference = reference
+        self.share = share_prompts and policy.can_share
 
     def gradients(self, rows: Sequence[Row]) -> StepResult:
         """Accumulate the gradient of the whole step into the parameters.
@@ -94,30 +104,90 @@ class Learner:
         live = [i for i, row in enumerate(rows) if len(row.ids) and (row.teaches or every)]
         picked = [rows[i] for i in live]
         sums = _Sums()
-        for forward in self._cut(picked):
+        for forward in self._plan(picked):
             part = [picked[i] for i in forward.rows]
-            loss = self._loss(part, weights[[live[i] for i in forward.rows]], forward.shared, sums)
-            loss.backward()
+            with self._memory(part):
+                if part:
+                    share = weights[[live[i] for i in forward.rows]]
+                    self._loss(part, share, forward.shared, sums).backward()
+                    sums.add_shape(*computed_tokens(picked, forward, self.policy.packed))
+                else:
+                    self._keep_company(forward.shared)
+        total = _Sums()
+        for part in self.policy.ranks.gathered(sums):
+            total.absorb(part)
+        if not self.policy.sharded:
+            self.policy.ranks.sum_gradients(self.trained().values())
         return StepResult(
-            sums.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
+            total.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
         )
+
+    def _plan(self, rows: Sequence[Row]) -> list[Forward]:
+        """This rank's forwards of ``rows``. A sharded layer is put together by all ranks at once, so all must go
+        through the model equally often: forwards without rows make up what a rank has less of a kind."""
+        ranks = self.policy.ranks
+        plans: list[list[Forward]] = []
+        for part in shares(rows, ranks.size, self.objective.together):
+            cut = self._cut([rows[i] for i in part])
+            plans.append([Forward(tuple(part[i] for i in f.rows), f.shared) for f in cut])
+        if not self.policy.sharded:
+            return plans[ranks.rank]
+        plan: list[Forward] = []
+        for shared in (True, False):
+            most = max(sum(f.shared is shared for f in p) for p in plans)
+            mine = [f for f in plans[ranks.rank] if f.shared is shared]
+            plan += mine + [Forward((), shared)] * (most - len(mine))
+        return plan
+
+    def _keep_company(self, shared: bool) -> None:
+        """A forward and backward of nothing, for the other ranks' sake."""
+        rows = [NOTHING[shared]]
+        if self._compares:
+            self.policy.score_reference(rows, 1.0, shared)
+        scored = self.policy.score(rows, 1.0, True, shared)
+        every = (
+            scored.logprobs.sum() if scored.values is None else scored.logprobs.sum() + scored.values.sum()
+        )
+        (0 * every).backward()
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the loss reads the reference."""
+        return self.objective.kl_in_loss or self.objective.together > 1
+
+    @contextlib.contextmanager
+    def _memory(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Out of memory in one line that says what to lower."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            longest = max((len(row) for row in rows), default=0)
+            lower = [f"--micro-tokens (now {self.micro_tokens}; the longest chain here has {longest} tokens)"]
+            if not self.policy.recompute:
+                lower.append("add --gradient-checkpointing")
+            if next(self.model.parameters()).dtype == torch.float32:
+                lower.append("--dtype bfloat16")
+            if self.policy.adapter is None:
+                lower.append("train an adapter, --lora-rank 16")
+            raise ReasoningError(
+                f"Out of memory on {self.device} in a training forward of {len(rows)} chains. Lower "
+                f"{', or '.join(lower)}. The same command goes on from the last checkpoint."
+            ) from error
 
     def _cut(self, rows: Sequence[Row]) -> list[Forward]:
         if self.objective.together > 1:
             return pair_forwards(rows, self.micro_tokens)
-        return forwards(rows, self.micro_tokens, self.share)
+        return forwards(rows, self.micro_tokens, self.share, self.policy.packed)
 
     def _loss(self, rows: list[Row], weights: np.ndarray, shared: bool, sums: _Sums) -> Tensor:
         """The share of ``rows`` in the loss of the step. weights: (B,) of each row's tokens."""
         objective = self.objective
-        scored = score_rows(
-            self.model,
-            rows,
-            temperature=self.temperature,
-            entropy=True,
-            shared=shared,
-            value_head=self.value_head,
-        )
+        reference = None
+        if self._compares:  # before the policy's own forward, which it may share its modules with
+            reference = self.policy.score_reference(rows, self.temperature, shared)
+        scored = self.policy.score(rows, self.temperature, True, shared)
         logprobs = scored.logprobs
         device = logprobs.device
         counts = torch.tensor([len(row.ids) for row in rows])
@@ -126,12 +196,6 @@ class Learner:
         old = _flat(rows, "old_logprobs", device)
         old = torch.where(old.isnan(), logprobs.detach(), old)  # demonstrations have none
         sampler = _flat(rows, "sampler_logprobs", device) if rows[0].sampler_logprobs else None
-        reference = None
-        if self.reference is not None and (objective.kl_in_loss or objective.together > 1):
-            with torch.no_grad():
-                reference = score_rows(
-                    self.reference, rows, temperature=self.temperature, shared=shared
-                ).logprobs
         if objective.together > 1:
             assert reference is not None, "an objective over pairs needs the reference"
             loss = sums.pairs.loss(objective, rows, weight, logprobs, reference, chain)
@@ -172,24 +236,22 @@ class Learner:
     def rescore(self, rows: Sequence[Row], reference: bool = False) -> list[tuple[Tensor, Tensor | None]]:
         """(log-probabilities (T,), values (T,) or None) of each row under the present weights, or those of the
         reference: what the step begins with."""
-        out: list[Any] = [None] * len(rows)
-        model = self.reference if reference else self.model
-        for forward in forwards(rows, self.micro_tokens, self.share):
-            part = [rows[i] for i in forward.rows]
-            scored = score_rows(
-                model,
-                part,
-                temperature=self.temperature,
-                shared=forward.shared,
-                value_head=None if reference else self.value_head,
-            )
+        found: dict[int, Any] = {}
+        for forward in self._plan(rows):
+            part = [rows[i] for i in forward.rows] or [NOTHING[forward.shared]]
+            with self._memory(part):
+                if reference:
+                    logprobs = self.policy.score_reference(part, self.temperature, forward.shared)
+                    scored = Scored(logprobs)
+                else:
+                    scored = self.policy.score(part, self.temperature, False, forward.shared)
             counts = [len(row.ids) for row in part]
             values = scored.values.cpu().split(counts) if scored.values is not None else [None] * len(part)
-            for i, logprobs, value in zip(
-                forward.rows, scored.logprobs.cpu().split(counts), values, strict=True
-            ):
-                out[i] = (logprobs, value)
-        return out
+            if forward.rows:
+                own = zip(scored.logprobs.cpu().split(counts), values, strict=True)
+                found |= dict(zip(forward.rows, own, strict=True))
+        every = {i: pair for part in self.policy.ranks.gathered(found) for i, pair in part.items()}
+        return [every[i] for i in range(len(rows))]
 
     def with_own_logprobs(self, rows: Sequence[Row]) -> list[Row]:
         """``rows`` with the trainer's own log-probabilities as the old ones and the sampler's beside them."""
@@ -223,15 +285,17 @@ class Learner:
             raise ReasoningError(
                 "The loss is not finite: look at the clip and KL settings and at the last chains."
             )
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        parameters = [p for p in self.trained().values() if p.grad is not None]
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)))
         if not math.isfinite(norm):
             raise ReasoningError(
                 "The gradient is not finite: lower --lr, or look at the last chains of the run."
             )
         for optimizer in self.optimizers:
             optimizer.step()
-        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        self.masters.deliver()
+        finite = all(bool(torch.isfinite(local(p)).all()) for p in parameters)
+        if not all(self.policy.ranks.gathered(finite)):
             raise ReasoningError("The weights are no longer finite after this step: lower --lr.")
         metrics = result.metrics | {"grad_norm": norm, "lr": self.lr if lr is None else lr}
         return StepResult(metrics, result.lengths)
@@ -239,15 +303,24 @@ class Learner:
     @torch.no_grad()
     def restart(self, weights: dict[str, Tensor]) -> None:
         """Go back to ``weights`` (by parameter name) and forget what the optimizers remember."""
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(weights[name])
+        for name, parameter in self.trained().items():
+            if name in weights:
+                parameter.copy_(weights[name])
+        self.masters.deliver()
         for optimizer in self.optimizers:
             optimizer.state.clear()
 
-    def parameters(self) -> list[Tensor]:
-        """What is trained: the model's parameters and the value head's."""
-        heads = list(self.value_head.parameters()) if self.value_head is not None else []
-        return [p for p in self.model.parameters() if p.requires_grad] + heads
+    def trained(self) -> dict[str, Tensor]:
+        """What the optimizers move, by name: parameters, or their float32 copies."""
+        return {name: self.masters.get(p) for name, p in self.policy.named_trained().items()}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, found no room; on a CPU torch says it in words alone."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error)
+    return "DefaultCPUAllocator" in said or "out of memory" in said.lower()
 
 
 class _Sums:
@@ -257,6 +330,7 @@ class _Sums:
         self.sums: dict[str, float] = {}
         self.widest = 0.0
         self.tokens = 0
+        self.positions = self.padding = 0
         self.pairs = PairSums()
 
     def add_pairs(self, loss: Tensor, entropy: Tensor | None, tokens: int) -> None:
@@ -286,10 +360,26 @@ class _Sums:
         self.widest = max(self.widest, float(gap.abs().max()))
         self.tokens += len(gap)
 
+    def add_shape(self, positions: int, padding: int) -> None:
+        """A forward computed so many positions, so many of them for nothing."""
+        self.positions += positions
+        self.padding += padding
+
+    def absorb(self, other: _Sums) -> None:
+        """Add another rank's."""
+        for mine, theirs in ((self.sums, other.sums), (self.pairs.sums, other.pairs.sums)):
+            for name, value in theirs.items():
+                mine[name] = mine.get(name, 0.0) + value
+        self.widest = max(self.widest, other.widest)
+        self.tokens += other.tokens
+        self.pairs.pairs += other.pairs.pairs
+        self.add_shape(other.positions, other.padding)
+
     def metrics(self, objective: Objective, sampled: bool) -> dict[str, float]:
         n = max(self.tokens, 1)
         of = {name: self.sums.get(name, 0.0) for name in _FIGURES}
         found = {"loss": of["loss"], "entropy": of["entropy"] / n, "active_tokens": float(self.tokens)}
+        found["padding_fraction"] = self.padding / max(self.positions, 1)
         if objective.together > 1:
             return found | self.pairs.metrics()
         if objective.surrogate == "clip":

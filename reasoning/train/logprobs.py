@@ -172,17 +172,19 @@ class _Behind(DynamicLayer):
         self.keys, self.values = (t.expand(rows, -1, -1, -1) for t in (prompt.keys, prompt.values))
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        keys: Any = self.keys
+        values: Any = self.values
+        return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
 
 
 def _prompt_cache(model: Any) -> Any:
-    cache = DynamicCache(config=model.config)
+    cache: Any = DynamicCache(config=model.config)
     cache.layers = [_Prompt() for _ in cache.layers]
     return cache
 
 
 def _behind(model: Any, prompt: Any, rows: int) -> Any:
-    cache = DynamicCache(config=model.config)
+    cache: Any = DynamicCache(config=model.config)
     cache.layers = [_Behind(layer, rows) for layer in prompt.layers]
     return cache
 

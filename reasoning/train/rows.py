@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 
 SHARE_FROM = 0.25
@@ -48,25 +48,24 @@ class Forward:
     shared: bool = False
 
 
-def micro_batches(rows: Sequence[Row | Sequence[int]], tokens: int, together: int = 1) -> Iterator[list[int]]:
-    """Indices of ``rows`` in batches of similar length, of at most ``tokens`` padded tokens (or one row).
-
-    together: so many consecutive rows stay side by side.
-    """
-    units = _units(len(rows), together)
-    longest = [max(len(rows[i]) for i in unit) for unit in units]
+def micro_batches(rows: Sequence[Sized], tokens: int) -> Iterator[list[int]]:
+    """Indices of ``rows`` in batches of similar length, of at most ``tokens`` padded tokens (or one row)."""
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
     batch: list[int] = []
-    for u in sorted(range(len(units)), key=lambda u: (longest[u], u)):
-        if batch and (len(batch) + together) * longest[u] > tokens:
+    for i in order:
+        if batch and (len(batch) + 1) * len(rows[i]) > tokens:
             yield batch
             batch = []
-        batch += units[u]
+        batch.append(i)
     if batch:
         yield batch
 
 
-def packs(rows: Sequence[Row | Sequence[int]], tokens: int, together: int = 1) -> Iterator[list[int]]:
-    """Indices of ``rows`` in order, as many at a time as have at most ``tokens`` tokens (or one row)."""
+def packs(rows: Sequence[Sized], tokens: int, together: int = 1) -> Iterator[list[int]]:
+    """Indices of ``rows`` in order, as many at a time as have at most ``tokens`` tokens (or one row).
+
+    together: so many consecutive rows are not parted.
+    """
     batch: list[int] = []
     used = 0
     for unit in _units(len(rows), together):
@@ -84,19 +83,17 @@ def _units(rows: int, together: int) -> list[list[int]]:
     return [list(range(i, i + together)) for i in range(0, rows, together)]
 
 
-def forwards(
-    rows: Sequence[Row], tokens: int, share: bool, together: int = 1, pack: bool = False
-) -> list[Forward]:
+def forwards(rows: Sequence[Row], tokens: int, share: bool, pack: bool = False) -> list[Forward]:
     """``rows`` cut into forwards of at most ``tokens`` padded tokens (or one row); those with a shared prompt first.
 
-    share: rows with one prompt may be computed together with the prompt once, where that saves enough. together: so
-    many consecutive rows stay side by side. pack: rows without a shared prompt are laid one behind another, unpadded.
+    share: rows with one prompt may be computed together with the prompt once, where that saves enough. pack: rows
+    without a shared prompt are laid one behind another, unpadded.
     """
     out: list[Forward] = []
     alone = list(range(len(rows)))
     if share:
         alone = []
-        for prompt, members in _by_prompt(rows, together).items():
+        for prompt, members in _by_prompt(rows).items():
             whole = sum(len(rows[i]) for i in members)
             saved = (len(members) - 1) * len(prompt)
             room = tokens - len(prompt)
@@ -105,16 +102,13 @@ def forwards(
                 continue
             completions = [rows[i].ids for i in members]
             out += [
-                Forward(tuple(members[i] for i in batch), True)
-                for batch in micro_batches(completions, room, together)
+                Forward(tuple(members[i] for i in batch), True) for batch in micro_batches(completions, room)
             ]
-        alone.sort()
     cut = packs if pack else micro_batches
-    rest = [rows[i] for i in alone]
-    return out + [Forward(tuple(alone[i] for i in batch)) for batch in cut(rest, tokens, together)]
+    return out + [Forward(tuple(alone[i] for i in batch)) for batch in cut([rows[i] for i in alone], tokens)]
 
 
-def _by_prompt(rows: Sequence[Row], together: int) -> dict[tuple[int, ...], list[int]]:
+def _by_prompt(rows: Sequence[Row], together: int = 1) -> dict[tuple[int, ...], list[int]]:
     """Prompt -> indices of the rows that have it, in order; those that stay together have one."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for unit in _units(len(rows), together):

@@ -1,0 +1,236 @@
+"""The model that is trained, in the form its settings give it: whole or with an adapter, in which precision, alone
+or cut among ranks; what it started from; and the copy that samples, where that is another.
+
+Knows nothing of objectives, optimizers or rows' credit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reasoning.flops import ModelShape
+from reasoning.train.distributed import ALONE, Ranks, fully_sharded, whole
+from reasoning.train.fresh import save_folder
+from reasoning.train.logprobs import Scored, can_share, layers_of, recompute_activations, score_rows
+from reasoning.train.lora import (
+    adapted,
+    adapter_off,
+    adapter_training_flops,
+    add_adapter,
+    merged_weight,
+    save_adapter,
+)
+from reasoning.train.rows import Row
+
+MIXED = torch.bfloat16
+"""What is computed in with --dtype mixed."""
+
+
+class Policy:
+    """model: what is trained, in evaluation mode: dropout would make the trained distribution another than the one
+    that was sampled from, and a step depend on a random state. With an adapter only that is trained.
+
+    sampler: the module that an engine samples from; the model itself where nothing else is given. `deliver` brings
+        it up to date.
+    reference: the frozen starting model, where one is needed; with an adapter it is the model without it, and no
+        copy.
+    value_head: hidden state -> value, float32; trained beside the model.
+    autocast: type that products are computed in, where it is not that of the weights.
+    sharded: cut all of it among the ranks (FSDP2); low is the type computed in then, where it is another.
+    recompute: keep only what goes into each layer for the backward pass.
+    packed: rows without a common prompt go one behind another without padding. By default where attention is a
+        kernel that skips what a row does not see; elsewhere it would be computed and masked.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        sampler: Any | None = None,
+        reference: Any | None = None,
+        value_head: nn.Module | None = None,
+        adapter: Any | None = None,
+        ranks: Ranks = ALONE,
+        autocast: torch.dtype | None = None,
+        sharded: bool = False,
+        low: torch.dtype | None = None,
+        recompute: bool = False,
+        packed: bool | None = None,
+    ):
+        self.model = model.eval()
+        self.sampler = model if sampler is None else sampler.eval()
+        self.reference = reference
+        self.value_head = value_head
+        self.adapter = adapter
+        self.ranks = ranks
+        self.sharded = sharded
+        self.recompute = recompute
+        self.can_share = can_share(model)
+        kind = str(getattr(model.config, "_attn_implementation", ""))
+        self.packed = kind.startswith("flash") if packed is None else packed
+        self.device = next(model.parameters()).device
+        self._autocast = autocast
+        self._score: Any = _Scorer(model, value_head)
+        self._score_reference: Any = None if reference is None else _Scorer(reference, None)
+        if sharded:
+            for part, inner in ((self._score, model), (self._score_reference, reference)):
+                if part is not None:
+                    fully_sharded(part, layers_of(inner), str(self.device), low)
+        if recompute:
+            recompute_activations(model)
+
+    def score(self, rows: Sequence[Row], temperature: float, entropy: bool, shared: bool) -> Scored:
+        """`Scored` of ``rows``, with gradient."""
+        with self._precision():
+            return Scored(*self._score(rows, temperature, entropy, shared, self.packed))
+
+    @torch.no_grad()
+    def score_reference(self, rows: Sequence[Row], temperature: float, shared: bool) -> Tensor:
+        """Log-probabilities (N,) of ``rows`` under what training began with."""
+        with self._precision():
+            if self._score_reference is None:
+                assert self.adapter is not None, "no reference was kept"
+                with adapter_off(self.adapter):
+                    return self._score(rows, temperature, False, shared, self.packed)[0]
+            return self._score_reference(rows, temperature, False, shared, self.packed)[0]
+
+    def _precision(self) -> Any:
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast)
+
+    def named_trained(self) -> dict[str, Tensor]:
+        """What is trained, by name; a value head's names begin with value_head."""
+        found: dict[str, Tensor] = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if self.value_head is not None:
+            found |= {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        return found
+
+    def deliver(self) -> None:
+        """Bring the sampler up to date. Every rank must call it."""
+        if self.sampler is not self.model:
+            self._deliver(self.sampler)
+
+    @torch.no_grad()
+    def _deliver(self, target: nn.Module) -> None:
+        layers = {} if self.adapter is None else adapted(self.adapter)
+        trained = {} if self.adapter is not None else dict(self.model.named_parameters())
+        for name, parameter in target.named_parameters():
+            if name in layers:
+                parameter.copy_(merged_weight(layers[name]))
+            elif name in trained:
+                parameter.copy_(whole(trained[name]))
+
+    def training_flops(self, shape: ModelShape, lengths: Sequence[int]) -> float:
+        """Of one forward and backward over rows of these lengths."""
+        if self.adapter is None:
+            return shape.training_flops(list(lengths), self.recompute)
+        own = sum(p.numel() for n, p in self.named_trained().items() if not n.startswith("value_head."))
+        return adapter_training_flops(shape, lengths, own, self.recompute)
+
+    def save(self, folder: Path, tokenizer: Any, write: bool = True) -> None:
+        """Write ``folder`` as an ordinary Hugging Face checkpoint in the precision of training, an adapter merged.
+        write False: only help to put together what is cut among the ranks."""
+        kind = next(self.model.parameters()).dtype
+        target = self.sampler
+        if next(target.parameters()).dtype != kind:
+            target = copy.deepcopy(target).to(kind)
+            self._deliver(target)
+        if write:
+            save_folder(folder, target, tokenizer)
+
+    def save_adapter(self, folder: Path, write: bool = True) -> None:
+        """Write ``folder`` in peft's format."""
+        weights = {n: whole(p) for n, p in self.named_trained().items() if not n.startswith("value_head.")}
+        if write:
+            save_adapter(folder, self.adapter, weights)
+
+
+class _Scorer(nn.Module):
+    """`score_rows` as a module's forward, which is where a sharded model is put together."""
+
+    def __init__(self, model: Any, value_head: nn.Module | None):
+        super().__init__()
+        self.model = model
+        self.value_head = value_head
+
+    def forward(
+        self, rows: Sequence[Row], temperature: float, entropy: bool, shared: bool, packed: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        found = score_rows(
+            self.model,
+            rows,
+            temperature=temperature,
+            entropy=entropy,
+            shared=shared,
+            packed=packed,
+            value_head=self.value_head,
+        )
+        # Copies, not views: FSDP hangs its work on what comes out.
+        return tuple(None if t is None else t.clone() for t in (found.logprobs, found.entropy, found.values))  # type: ignore[return-value]
+
+
+def new_value_head(model: Any) -> nn.Linear:
+    """A linear map from the last hidden state to a value, float32 and 0 at the start, on the model's device."""
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head.to(next(model.parameters()).device)
+
+
+def open_policy(
+    model: Any,
+    *,
+    source: str = "",
+    needs_reference: bool = False,
+    value_head: nn.Module | None = None,
+    lora_rank: int = 0,
+    lora_alpha: float = 0.0,
+    lora_targets: str = "all",
+    seed: int = 0,
+    dtype: str = "float32",
+    recompute: bool = False,
+    packed: bool | None = None,
+    ranks: Ranks = ALONE,
+    sharded: bool = False,
+) -> Policy:
+    """The policy around a plain ``model``, which is changed in place.
+
+    dtype: "mixed" takes a float32 model, computes its products in bfloat16 and samples from a bfloat16 copy; else
+    it is the type the model has. source: where the model came from. The rest as in `Policy` and `lora.add_adapter`.
+    """
+    reference = copy.deepcopy(model).eval() if needs_reference and not lora_rank else None
+    kind = MIXED if dtype == "mixed" else next(model.parameters()).dtype
+    sampler = None
+    if sharded or dtype == "mixed":
+        sampler = copy.deepcopy(model).to(kind)
+    elif lora_rank:
+        # What has no adapter beside it is not copied: it never changes.
+        sampler = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    adapter = None
+    if lora_rank:
+        adapter = add_adapter(model, lora_rank, lora_alpha, lora_targets, seed, source)
+        for name in adapted(adapter):
+            path, _, last = name.rpartition(".")
+            own = sampler.get_submodule(path)  # pyright: ignore[reportOptionalMemberAccess]
+            setattr(own, last, nn.Parameter(getattr(own, last).detach().clone(), requires_grad=False))
+    return Policy(
+        model,
+        sampler=sampler,
+        reference=reference,
+        value_head=value_head,
+        adapter=adapter,
+        ranks=ranks,
+        autocast=MIXED if dtype == "mixed" and not sharded else None,
+        sharded=sharded,
+        low=MIXED if dtype == "mixed" and sharded else None,
+        recompute=recompute,
+        packed=packed,
+    )
