@@ -1,13 +1,15 @@
-"""A learned outcome verifier: how likely is this response right? It never sees the reference, so it can be
-deployed: for best-of-n, for weighted votes, and in search.
+"""A learned verifier: how likely is this response right, or preferred? It never sees the reference, so it can be
+deployed: for best-of-n, for weighted votes, in search, and as a reward.
 
 A folder holds a causal language model (an ordinary Hugging Face checkpoint), ``head.safetensors`` and
-``verifier.json``. Two kinds share this format:
+``verifier.json``. Four kinds share this format:
 
-features   logistic regression on statistics of the model's own log-probabilities of the response (the model is
-           left as it was)
-finetuned  a linear head on the last hidden state of a model that was fine-tuned together with it
-           (arXiv 2110.14168)
+features    logistic regression on statistics of the model's own log-probabilities of the response (the model is
+            left as it was)
+finetuned   a linear head on the last hidden state of a model that was fine-tuned together with it
+            (arXiv 2110.14168)
+preference  the same, fitted on comparisons (Bradley-Terry, arXiv 2203.02155)
+process     the same head at the end of each step (arXiv 2312.08935): `Verdict.steps`, and one score made of them
 
 How one is fitted is not known here. Torch and transformers are imported when a verifier is opened.
 """
@@ -26,6 +28,9 @@ from numpy.typing import NDArray
 
 from verifiers.base import Attempt, Verdict
 from verifiers.errors import VerifierError
+from verifiers.steps import AGGREGATES, STEPS, aggregate, split_steps
+
+Floats = NDArray[np.float64]
 
 FEATURES = (
     "mean_logprob",
@@ -45,6 +50,8 @@ FEATURES = (
 """Statistics over a response's T tokens of three figures: the token's log-probability, the entropy of its
 distribution, and its margin (its log-probability less that of the most likely token: 0 when it is that token).
 The lowest group and the tail are the confidence measures of arXiv 2508.15260."""
+
+KINDS = ("features", "finetuned", "preference", "process")
 
 LARGEST_BATCH_TOKENS = 16384
 FEWEST_ROWS = 16
@@ -81,13 +88,16 @@ def features(
 @dataclass(frozen=True, slots=True)
 class Card:
     """``verifier.json``. flops_per_token and flops_per_pair: reading T tokens costs per_token x T + per_pair x
-    T(T+1)/2 (the second is attention). measured: figures on chains that were held out of the fit."""
+    T(T+1)/2 (the second is attention). measured: figures on chains that were held out of the fit. steps,
+    aggregate: of a process verifier, how a response is cut and its score made (see `verifiers.steps`)."""
 
     kind: str
     model: str
     flops_per_token: float
     flops_per_pair: float
     measured: dict[str, Any]
+    steps: str = ""
+    aggregate: str = ""
 
     def flops(self, tokens: int) -> float:
         return self.flops_per_token * tokens + self.flops_per_pair * tokens * (tokens + 1) / 2
@@ -105,19 +115,40 @@ class Reader:
     def encode(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt (chat template applied where the tokenizer has one) and of the response with
         an end token."""
+        return self.encode_prompt(prompt), self.encode_response(response)
+
+    def encode_response(self, response: str) -> list[int]:
+        ids = self._ids(response)
+        end = self.tokenizer.eos_token_id
+        return [*ids, end] if end is not None else ids
+
+    def encode_steps(self, response: str, by: str) -> tuple[list[int], list[int]]:
+        """Token ids of a response, each step encoded by itself, and the place of each step's last token: what is
+        read of a step does not depend on the steps behind it."""
+        ids: list[int] = []
+        ends = []
+        for step in split_steps(response, by):
+            ids += self._ids(step)
+            ends.append(max(len(ids) - 1, 0))
+        return ids, ends
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_prompt(self, prompt: str) -> list[int]:
         if self.tokenizer.chat_template:
             message = [{"role": "user", "content": prompt}]
             text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
             prompt_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             prompt_ids = self.tokenizer(prompt)["input_ids"]
-        ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-        end = self.tokenizer.eos_token_id
-        return list(prompt_ids), [*ids, end] if end is not None else ids
+        return list(prompt_ids)
 
-    def read(self, prompt_ids: list[int], responses: list[list[int]], hidden: bool) -> list[Any]:
-        """For each response (log-probability, entropy, margin), float64 arrays (T,); or with ``hidden`` the last
-        hidden state at its last token, a float32 tensor (H,)."""
+    def read(
+        self, prompt_ids: list[int], responses: list[list[int]], places: Sequence[Sequence[int]] | None = None
+    ) -> list[Any]:
+        """For each response (log-probability, entropy, margin), float64 arrays (T,); or with ``places`` the last
+        hidden states at those of its tokens, a float64 array (places, H)."""
         import torch
         from transformers import DynamicCache
 
@@ -142,9 +173,12 @@ class Reader:
                 out = self.model.get_decoder()(
                     input_ids=ids.to(self.device), past_key_values=cache, use_cache=True
                 ).last_hidden_state  # (rows, width, H)
-                if hidden:
+                if places is not None:
                     for r, i in enumerate(part):
-                        found[i] = out[r, len(responses[i])].float()
+                        where = (
+                            torch.tensor(places[i], device=self.device) + 1
+                        )  # behind the last prompt token
+                        found[i] = out[r, where].double().cpu().numpy()
                     continue
                 logits = self.model.get_output_embeddings()(out).float()  # (rows, width, V)
                 logprobs = torch.log_softmax(logits, -1)
@@ -190,14 +224,15 @@ class Learned:
             else:
                 verdicts[i] = Verdict(0.0, None, "no_answer", "learned", "the response is empty or not text")
         for prompt, responses in groups.items():
-            encoded = [self.reader.encode(prompt, response) for response in responses]
-            prompt_ids = encoded[0][0]
-            scores = self._scores(prompt_ids, [ids for _, ids in encoded])
-            for (_, ids), where, score in zip(encoded, responses.values(), scores, strict=True):
+            prompt_ids = self.reader.encode_prompt(prompt)
+            encoded = [self._encode(response) for response in responses]
+            scores = self._scores(prompt_ids, encoded)
+            for (ids, _), where, (score, steps) in zip(encoded, responses.values(), scores, strict=True):
                 tokens = len(prompt_ids) + len(ids)
                 verdict = Verdict(
-                    round(float(score), 6),
+                    round(score, 6),
                     rule=self.card.kind,
+                    steps=None if steps is None else tuple(round(float(p), 6) for p in steps),
                     scored_tokens=tokens,
                     flops=self.card.flops(tokens),
                 )
@@ -208,25 +243,59 @@ class Learned:
     def worst_case(self, attempts: Sequence[Attempt]) -> tuple[int, float]:
         """(tokens read, FLOPs) that judging ``attempts`` can cost at most."""
         tokens = [
-            sum(map(len, self.reader.encode(attempt.prompt, attempt.response)))
+            len(self.reader.encode_prompt(attempt.prompt)) + len(self._encode(attempt.response)[0])
             for attempt in attempts
             if isinstance(attempt.response, str) and isinstance(attempt.prompt, str)
         ]
         return sum(tokens), sum(self.card.flops(n) for n in tokens)
 
-    def _scores(self, prompt_ids: list[int], responses: list[list[int]]) -> NDArray[np.float64]:
-        read = self.reader.read(prompt_ids, responses, hidden=self.card.kind == "finetuned")
-        if self.card.kind == "finetuned":
-            x = np.stack([state.cpu().numpy() for state in read]).astype(np.float64)
-        else:
-            x = np.stack([features(*pair) for pair in read])
-        return probability(x, self.head)
+    def _encode(self, response: str) -> tuple[list[int], list[int]]:
+        """Ids of the response, and the places in it that are judged."""
+        if self.card.kind == "process":
+            return self.reader.encode_steps(response, self.card.steps)
+        ids = self.reader.encode_response(response)
+        return ids, [len(ids) - 1]
+
+    def _scores(
+        self, prompt_ids: list[int], encoded: list[tuple[list[int], list[int]]]
+    ) -> list[tuple[float, NDArray[np.float64] | None]]:
+        """(score, scores of the steps or None) of each response."""
+        responses = [ids for ids, _ in encoded]
+        if self.card.kind == "features":
+            x = np.stack([features(*pair) for pair in self.reader.read(prompt_ids, responses)])
+            return [(float(p), None) for p in probability(x, self.head)]
+        states = self.reader.read(prompt_ids, responses, [at for _, at in encoded])
+        found = [probability(x, self.head) for x in states]
+        if self.card.kind == "process":
+            return [(chain_score(p, self.card.aggregate, self.head), p) for p in found]
+        return [(float(p[0]), None) for p in found]
 
 
 def probability(x: NDArray[np.float64], head: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """sigmoid(((x - mean) / scale) . weight + bias), each row by itself. x: (N, D) -> (N,)."""
-    z = (((x - head["mean"]) / head["scale"]) * head["weight"]).sum(-1) + head["bias"][0]
+    """sigmoid of `logits`. x: (N, D) -> (N,)."""
+    return sigmoid(logits(x, head))
+
+
+def logits(x: NDArray[np.float64], head: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """((x - mean) / scale) . weight + bias, each row by itself. x: (N, D) -> (N,)."""
+    return (((x - head["mean"]) / head["scale"]) * head["weight"]).sum(-1) + head["bias"][0]
+
+
+def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 / (1.0 + np.exp(-np.clip(z, -40, 40)))
+
+
+def chain_logit(steps: NDArray[np.float64], how: str) -> float:
+    """The log-odds of the aggregate of step scores (n,)."""
+    p = min(max(aggregate(steps.tolist(), how), 1e-9), 1 - 1e-9)
+    return float(np.log(p) - np.log1p(-p))
+
+
+def chain_score(steps: NDArray[np.float64], how: str, head: dict[str, NDArray[np.float64]]) -> float:
+    """How likely a chain with these step scores is right: the aggregate, calibrated (a monotone map, slope and shift
+    of its log-odds, ``head["chain"]``)."""
+    slope, shift = head["chain"]
+    return float(sigmoid(np.array(slope * chain_logit(steps, how) + shift)))
 
 
 def save_learned(
@@ -270,8 +339,12 @@ def open_learned(folder: str, version: str = "") -> Learned:
         card = Card(**json.loads((path / "verifier.json").read_text(encoding="utf-8")))
         head = load_file(path / "head.safetensors")
         width = len(FEATURES) if card.kind == "features" else None
-        if card.kind not in ("features", "finetuned") or width not in (None, len(head["weight"])):
+        if card.kind not in KINDS or width not in (None, len(head["weight"])):
             raise ValueError(f"kind {card.kind!r} with {len(head['weight'])} weights")
+        if card.kind == "process" and not (
+            card.steps in STEPS and card.aggregate in AGGREGATES and len(head["chain"]) == 2
+        ):
+            raise ValueError(f"steps {card.steps!r}, aggregate {card.aggregate!r}")
     except (ValueError, TypeError, KeyError, SafetensorError) as e:
         raise VerifierError(f"{folder!r} is damaged ({e}): fit it again.") from e
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

@@ -1,14 +1,19 @@
-"""Fit a learned outcome verifier on chains of the training split that another verifier has judged.
+"""Fit a learned verifier on chains of the training split that another verifier has judged, or on comparisons.
 
   reasoning fit runs/verifier --model runs/base/model --pool runs/grpo --pool runs/expert_iteration \\
       --task word:train:n=4096
+  reasoning fit runs/preferred --kind preference --model FOLDER_OR_HUB_ID --preferences pairs.jsonl
+  reasoning fit runs/steps --kind process --steps sentence --model runs/base/model --pool runs/base \\
+      --task word:train:n=512 --rollouts 8
 
-It never sees a reference when it judges, so best-of-n and weighted majority by it can be deployed.
+It never sees a reference when it judges, so best-of-n and weighted majority by it can be deployed; training takes it
+as a reward by --verifier learned:FOLDER.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from reasoning.cli.purse import look_at_ledger
 from reasoning.cli.show import note
@@ -26,9 +31,28 @@ def run(options: FitOptions) -> int:
     kept = measured["compared"][measured["kept"]]
     others = [f"{k} {v['auc']:.3f}" for k, v in measured["compared"].items() if k != measured["kept"]]
     against = f" (against {', '.join(others)})" if others else ""
+    pairs = f"pairs told apart {kept['pair_accuracy']:.1%}, " if "pair_accuracy" in kept else ""
+    what = "pairs" if pairs else "chains"
     print(
-        f"{options.run}  kept {measured['kept']}: AUC {kept['auc']:.3f}{against}, "
-        f"calibration error {kept['ece']:.3f} on {measured['held_out']} chains of held-out problems"
+        f"{options.run}  kept {measured['kept']}: {pairs}AUC {kept['auc']:.3f}{against}, "
+        f"calibration error {kept['ece']:.3f} on {measured['held_out']} {what} of held-out problems"
     )
+    for text in tables(measured):
+        print(text)
     note(f"Next:  reasoning verify RUN --verifier learned:{options.run}")
     return 0
+
+
+def tables(measured: dict[str, Any]) -> list[str]:
+    """Figures by length and by step, a line for each."""
+    named = [("{}-{} tokens".format(*row["tokens"]), row) for row in measured.get("by_length", [])]
+    if "steps" in measured:
+        named.append(("all steps", measured["steps"]))
+    named += [(f"step {row['step']}", row) for row in measured.get("by_step", [])]
+    return [f"  {name:<18}{_figures(row)}" for name, row in named]
+
+
+def _figures(row: dict[str, Any]) -> str:
+    ranked = "AUC    - " if row["auc"] is None else f"AUC {row['auc']:.3f}"
+    count = f"  of {row['count']}" if "count" in row else ""
+    return f"{ranked}  accuracy {row['accuracy']:.1%}  calibration error {row['ece']:.3f}{count}"

@@ -1,12 +1,11 @@
-"""Fit a learned outcome verifier on verified chains of the training split.
+"""Fit a learned verifier: an outcome model on verified chains, a preference model on comparisons, a process model on
+step labels. All are measured, and calibrated, on problems held out of the fit.
 
-Two kinds are fitted and compared on problems held out of the fit; the better one by AUC is kept. What they are
-and how they judge is in `verifiers.learned`.
+What the kinds are and how they judge is in `verifiers.learned`.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -16,10 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from reasoning.budget import Ledger
+from reasoning.budget import Budget, Ledger
+from reasoning.engines import open_engine
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import UserError
 from reasoning.flops import ModelShape
@@ -29,11 +26,16 @@ from reasoning.progress import Progress, Silent
 from reasoning.records import Cost, digest
 from reasoning.runfile import check_same, write_run
 from reasoning.tasks import load_problems, refuse_overlap
-from reasoning.train.calibration import measure
-from reasoning.train.heads import Example, FineTuning, featurise, finetune, labels_of, logistic, states
-from verifiers.learned import Card, Reader, probability, save_learned
+from reasoning.train.fitted import Fitted, fit_chains, fit_features, fit_pairs, fit_steps
+from reasoning.train.heads import Example
+from reasoning.train.preferences import Pair, load_preferences, pairs_of_pool
+from reasoning.train.process import ESTIMATIONS, Judged, Rollouts, Stepped, label
+from reasoning.train.scorer import FineTuning
+from verifiers import open_verifier
+from verifiers.learned import Card, save_learned
+from verifiers.steps import AGGREGATES, STEPS
 
-Floats = NDArray[np.float64]
+OUTCOME = ("best", "features", "finetuned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,96 +43,165 @@ class FitOptions:
     run: str = option(..., "folder of the verifier", metavar="RUN")
     model: str = option(..., "model folder or hub id that reads the chains")
     pool: list[str] = option([], "run folders whose verified chains are learned from (repeat the flag)")
-    task: str = option(..., "the problems whose chains are learned from, task:split[:key=value,...]")
+    task: str = option(
+        "", "the problems whose chains are learned from, task:split[:key=value,...] (not with --preferences)"
+    )
     verifier: str = option("numeric", "verifier whose verdicts are the labels")
     kind: str = option(
-        "best", "what to fit; best fits both and keeps the better", choices=("best", "features", "finetuned")
+        "best",
+        "an outcome model (features, finetuned; best fits both and keeps the better), preference or process",
+        choices=(*OUTCOME, "preference", "process"),
     )
-    chains: int = option(6000, "chains learned from, at most", low=10)
+    chains: int = option(6000, "chains (or pairs) learned from, at most", low=10)
     eval_task: str = option("", "problems that must not be among those learned from, task:split")
-    epochs: int = option(1, "passes over the chains (finetuned)", low=1)
-    lr: float = option(5e-4, "learning rate (finetuned)", low=1e-12)
-    optimizer: str = option("muon", "optimizer (finetuned)", choices=("adamw", "muon"))
-    batch: int = option(64, "chains per optimizer step (finetuned)", low=1)
+    preferences: str = option(
+        "", "with preference: JSONL file of {prompt, chosen, rejected} (default: pairs of the pools' chains)"
+    )
+    pairs_per_problem: int = option(4, "with preference: at most so many pairs of a pool's problem", low=1)
+    margin: float = option(0.25, "with preference: least difference of the two scores", low=0, high=1)
+    steps: str = option("line", "with process: what a step is", choices=STEPS)
+    rollouts: int = option(8, "with process: completions that a step is judged by", low=1)
+    estimation: str = option(
+        "hard", "with process: hard (a step is good if any completion is right) or soft", choices=ESTIMATIONS
+    )
+    aggregate: str = option("min", "with process: a chain's score from its steps'", choices=AGGREGATES)
+    engine: str = option("", "with process: engine that draws the completions (default: --model)")
+    temperature: float = option(1.0, "with process: sampling temperature of the completions", low=1e-6)
+    max_new_tokens: int = option(
+        0, "with process: longest completion, in tokens; 0 is what the chains had", low=0
+    )
+    budget: str = option("", "with process: limit on what the roll-outs spend, such as tokens=2e6,seconds=60")
+    epochs: int = option(1, "passes over what is learned from (all but features)", low=1)
+    lr: float = option(5e-4, "learning rate (all but features)", low=1e-12)
+    optimizer: str = option("muon", "optimizer (all but features)", choices=("adamw", "muon"))
+    batch: int = option(64, "chains or pairs per optimizer step (all but features)", low=1)
     seed: int = option(0, "seed of the choice of chains and of their order")
+
+    @property
+    def tuning(self) -> FineTuning:
+        return FineTuning(self.epochs, self.lr, self.optimizer, self.batch, self.seed)
 
 
 def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) -> dict[str, Any]:
     """Fit and save a verifier; returns its measured figures. A finished folder is left as it is.
 
-    Raises UserError when the pools hold no verified chains, or chains of one label only.
+    Raises UserError when there is nothing to learn from: no verified chains, chains of one label only, no pairs.
     """
     progress = progress or Silent()
     say = log or (lambda line: None)
     run = Path(options.run)
-    check_same(run, "fit", asdict(options), set(asdict(options)) - {"run"})
+    check(options)
+    check_same(run, "fit", asdict(options), set(asdict(options)) - {"run", "budget"})
     if (run / "verifier.json").is_file():
         return json.loads((run / "verifier.json").read_text())["measured"]
-    examples = gather(options)
-    held, used = split(examples, options.seed)
-    for what, part in (("to fit on", used), ("held out", held)):
-        labels = {e.label for e in part}
-        if len(labels) < 2:
-            raise UserError(
-                f"The chains {what} ({len(part)}) are all {'right' if 1.0 in labels else 'wrong'}: nothing can be "
-                "learned from them. Give --pool runs with both kinds."
-            )
+    budget = Budget.parse(options.budget) if options.budget else None
+    data = _data(options)
     engine = TransformersEngine.open(options.model)
-    assert engine.shape is not None
-    flops = {"features": 0.0, "finetuned": 0.0}
-    fitted: dict[str, tuple[Any, dict[str, Floats], dict[str, float]]] = {}
-    tokens = 0
-    if options.kind in ("best", "features"):
-        reader = Reader(engine.module.eval(), engine.tokenizer)
-        x_used, read = featurise(reader, used, engine.shape, progress, "fit features")
-        x_held, read_held = featurise(reader, held, engine.shape, progress, "hold out")
-        flops["features"] = read[1] + read_held[1]
-        tokens += read[0] + read_held[0]
-        head = logistic(x_used, labels_of(used))
-        fitted["features"] = (engine.module, head, measure(probability(x_held, head), labels_of(held)))
-    if options.kind in ("best", "finetuned"):
-        model = copy.deepcopy(engine.module)
-        tuning = FineTuning(options.epochs, options.lr, options.optimizer, options.batch, options.seed)
-        head, spent = finetune(model, engine.tokenizer, used, tuning, engine.shape, progress)
-        reader = Reader(model.eval(), engine.tokenizer)
-        x_held, read_held = states(reader, held, engine.shape)
-        flops["finetuned"] = spent[1] + read_held[1]
-        tokens += spent[0] + read_held[0]
-        fitted["finetuned"] = (model, head, measure(probability(x_held, head), labels_of(held)))
-    for kind, (_, _, figures) in fitted.items():
-        say(
-            f"{kind}: AUC {figures['auc']:.3f}, calibration error {figures['ece']:.3f} on {len(held)} chains held out"
-        )
-    kept = max(fitted, key=lambda kind: fitted[kind][2]["auc"])
-    model, head, _ = fitted[kept]
+    if engine.shape is None:
+        raise UserError(f"The shape of {options.model} is not known, so its FLOPs cannot be counted.")
+    held, used = split(data, options.seed)
+    _refuse_one_kind(held, used)
+    if options.kind == "process":
+        held, used = split(_with_steps(options, data, engine, budget, progress), options.seed)
+        _refuse_one_kind(held, used)
+    fitted = _fitted(options, engine, used, held, progress)
+    for kind, one in fitted.items():
+        say(f"{kind}: {one.line}")
+    kept = max(fitted, key=lambda kind: fitted[kind].figures["auc"])
+    best = fitted[kept]
     measured = {
         "kept": kept,
         "fitted_on": len(used),
         "held_out": len(held),
-        "compared": {kind: figures for kind, (_, _, figures) in fitted.items()},
-        "flops": flops,
+        "compared": {kind: one.figures for kind, one in fitted.items()},
+        **best.tables,
+        "flops": {kind: one.flops for kind, one in fitted.items()},
     }
     per_token, per_pair = reading_cost(engine.shape)
     write_run(run, "fit", asdict(options))
-    card = Card(kept, engine.model, per_token, per_pair, measured)
+    process = options.kind == "process"
+    card = Card(
+        kept,
+        engine.model,
+        per_token,
+        per_pair,
+        measured,
+        options.steps if process else "",
+        options.aggregate if process else "",
+    )
     partial = run / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    save_learned(partial, card, head, model, engine.tokenizer)
+    save_learned(partial, card, best.head, best.model, engine.tokenizer)
     for path in sorted(partial.iterdir(), key=lambda p: p.name == "verifier.json"):
         os.replace(path, run / path.name)  # verifier.json last: its presence says that the folder is whole
     partial.rmdir()
     with Ledger(path=run) as ledger:
-        ledger.charge(Cost(scored_tokens=tokens, flops=sum(flops.values())), phase="train", strategy="fit")
+        tokens = sum(one.tokens for one in fitted.values())
+        flops = sum(one.flops for one in fitted.values())
+        ledger.charge(
+            Cost(scored_tokens=tokens, flops=flops), phase="train", strategy="fit", model=engine.model
+        )
     return measured
+
+
+Datum = Example | Pair | Judged | Stepped
+
+
+def check(options: FitOptions) -> None:
+    """Raise UserError for options that do not go together."""
+    if options.preferences and options.kind != "preference":
+        raise UserError("--preferences goes with --kind preference.")
+    if options.preferences and options.pool:
+        raise UserError("Give --preferences FILE or --pool RUN, not both.")
+    if options.preferences:
+        return
+    if not options.pool:
+        other = ", or --preferences FILE" if options.kind == "preference" else ""
+        raise UserError(f"Name at least one run whose chains are learned from:  --pool RUN{other}")
+    if not options.task:
+        raise UserError(
+            "Name the problems whose chains are learned from:  --task word:train  (a run may hold others too)"
+        )
+
+
+def _data(options: FitOptions) -> list[Any]:
+    if options.kind == "process":
+        return judged_chains(options)
+    if options.kind == "preference":
+        return preference_pairs(options)
+    return gather(options)
+
+
+def _fitted(
+    options: FitOptions, engine: TransformersEngine, used: list[Any], held: list[Any], progress: Progress
+) -> dict[str, Fitted]:
+    """What was fitted, by kind."""
+    if options.kind == "preference":
+        return {"preference": fit_pairs(engine, used, held, options.tuning, progress)}
+    if options.kind == "process":
+        how = options.steps, options.aggregate
+        return {"process": fit_steps(engine, used, held, how, options.tuning, progress)}
+    found = {}
+    if options.kind in ("best", "features"):
+        found["features"] = fit_features(engine, used, held, progress)
+    if options.kind in ("best", "finetuned"):
+        found["finetuned"] = fit_chains(engine, used, held, options.tuning, progress)
+    return found
 
 
 def gather(options: FitOptions) -> list[Example]:
     """Verified, finished chains of the pools, distinct texts only, a seeded choice of at most ``chains``."""
-    if not options.pool:
-        raise UserError("Name at least one run whose chains are learned from:  --pool RUN")
-    found: dict[tuple[str, str], Example] = {}
-    # A training run's pool also holds the chains of its held-out evaluations; those are not to be learned from.
-    allowed = {p.id for p in load_problems(options.task)}
+    return [
+        Example(one.problem.id, one.problem.prompt, one.chain.text, float(one.right))
+        for one in judged_chains(options)
+    ]
+
+
+def judged_chains(options: FitOptions) -> list[Judged]:
+    """As `gather`, the chains themselves."""
+    check(options)
+    found: dict[tuple[str, str], Judged] = {}
+    allowed = _allowed(options)
     problems = []
     for folder in options.pool:
         with Pool.open(folder, create=False, read_only=True) as pool:
@@ -145,8 +216,7 @@ def gather(options: FitOptions) -> list[Example]:
                     continue
                 problem = known[chain.problem_id]
                 touched.add(problem.id)
-                example = Example(problem.id, problem.prompt, chain.text, float(verdict.correct))
-                found.setdefault((problem.id, chain.text), example)
+                found.setdefault((problem.id, chain.text), Judged(problem, chain, verdict.correct))
             problems += [known[id] for id in sorted(touched)]
     if not found:
         raise UserError(
@@ -155,28 +225,112 @@ def gather(options: FitOptions) -> list[Example]:
         )
     if options.eval_task:
         refuse_overlap(problems, load_problems(options.eval_task))
-    by_problem: dict[str, list[Example]] = {}
-    for key in sorted(found):
-        by_problem.setdefault(key[0], []).append(found[key])
+    return _whole_problems([found[key] for key in sorted(found)], options)
+
+
+def preference_pairs(options: FitOptions) -> list[Pair]:
+    """The pairs of --preferences or of the pools, a seeded choice of at most ``chains``, problems whole."""
+    check(options)
+    if options.preferences:
+        pairs = load_preferences(options.preferences, options.verifier)
+    else:
+        allowed = _allowed(options)
+        pairs = pairs_of_pool(
+            options.pool,
+            options.verifier,
+            per_problem=options.pairs_per_problem,
+            margin=options.margin,
+            seed=options.seed,
+            allowed=lambda problem: problem.id in allowed,
+        )
+    if options.eval_task:
+        refuse_overlap([pair.problem for pair in pairs], load_problems(options.eval_task))
+    return _whole_problems(pairs, options)
+
+
+def _allowed(options: FitOptions) -> set[str]:
+    """A training run's pool also holds the chains of its held-out evaluations; those are not to be learned from."""
+    return {p.id for p in load_problems(options.task)}
+
+
+def _whole_problems(data: Sequence[Any], options: FitOptions) -> list[Any]:
+    """At most ``chains`` of ``data``, in a seeded order of their problems: what is of one prompt is read together."""
+    by_problem: dict[str, list[Any]] = {}
+    for one in data:
+        by_problem.setdefault(one.problem.id, []).append(one)
     order = sorted(by_problem)
     random.Random(digest("fit", options.seed, length=32)).shuffle(order)
-    examples: list[Example] = []
-    for problem_id in order:  # whole problems: chains of one prompt are read together
-        if len(examples) + len(by_problem[problem_id]) > options.chains:
+    chosen: list[Any] = []
+    for problem_id in order:
+        if len(chosen) + len(by_problem[problem_id]) > options.chains:
             break
-        examples += by_problem[problem_id]
-    return examples
+        chosen += by_problem[problem_id]
+    return chosen
 
 
-def split(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+def _with_steps(
+    options: FitOptions,
+    judged: Sequence[Judged],
+    engine: TransformersEngine,
+    budget: Budget | None,
+    progress: Progress,
+) -> list[Stepped]:
+    """Draw the roll-outs into the run's own pool, on its own purse."""
+    run = Path(options.run)
+    drawer = open_engine(options.engine) if options.engine else engine
+    verifier = open_verifier(options.verifier)
+    rollouts = Rollouts(
+        options.steps,
+        options.rollouts,
+        options.estimation,
+        options.temperature,
+        options.max_new_tokens,
+        options.seed,
+    )
+    write_run(run, "fit", asdict(options))
+    with Pool.open(run) as pool, Ledger(budget, path=run) as ledger:
+        try:
+            stepped = label(judged, drawer, verifier, pool, ledger, rollouts, progress)
+        finally:
+            if drawer is not engine:
+                drawer.close()
+        pool.seal()
+    return stepped
+
+
+def problem_of(one: Datum) -> str:
+    return one.problem_id if isinstance(one, Example) else one.problem.id
+
+
+def split(data: Sequence[Any], seed: int) -> tuple[list[Any], list[Any]]:
     """(held out, used): a fifth of the problems is held out whole."""
-    held = [e for e in examples if int(digest("held", e.problem_id, seed), 16) % 5 == 0]
-    used = [e for e in examples if int(digest("held", e.problem_id, seed), 16) % 5 != 0]
+    held = [one for one in data if int(digest("held", problem_of(one), seed), 16) % 5 == 0]
+    used = [one for one in data if int(digest("held", problem_of(one), seed), 16) % 5 != 0]
     return held, used
 
 
-def reading_cost(shape: ModelShape) -> tuple[float, float]:
-    """(per token, per pair of positions) so that reading T tokens costs a T + b T(T+1)/2 FLOPs."""
+def _refuse_one_kind(held: Sequence[Datum], used: Sequence[Datum]) -> None:
+    for what, part in (("to fit on", used), ("held out", held)):
+        if not part:
+            raise UserError(
+                f"Nothing is left {what}: give chains or pairs of more problems (a fifth is held out)."
+            )
+        labels = {
+            one.label >= 0.5 if isinstance(one, Example) else one.right
+            for one in part
+            if not isinstance(one, Pair)
+        }
+        if len(labels) == 1:
+            raise UserError(
+                f"The chains {what} ({len(part)}) are all {'right' if True in labels else 'wrong'}: nothing can be "
+                "learned from them. Give --pool runs with both kinds."
+            )
+
+
+def reading_cost(shape: ModelShape, kind: str) -> tuple[float, float]:
+    """(per token, per pair of positions) so that reading T tokens costs a T + b T(T+1)/2 FLOPs. Only ``features``
+    multiply with the output head."""
     one, two = float(shape.prefill_flops(1)), float(shape.prefill_flops(2))
     per_pair = two - 2 * one  # 3 pairs at two tokens, 1 at one: two - 2 one = (3 - 2) b
-    return one - per_pair, per_pair
+    output = 0 if kind == "features" else 2 * shape.vocab * shape.hidden
+    return one - per_pair - output, per_pair
