@@ -15,6 +15,7 @@ from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.records import Chain, Problem, Sampling, chain_key
 from reasoning.train.fresh import new_model, save_folder
+from reasoning.train.journal import TIMES
 from reasoning.train.learner import Learner
 from reasoning.train.loop import train
 from reasoning.train.objective import objective
@@ -303,7 +304,7 @@ def dpo(folder, run, **changes):
 
 def metrics(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "step_time"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 def test_the_loss_falls_held_out_pairs_are_told_apart_and_a_killed_run_ends_with_the_same_bits(home):
