@@ -140,6 +140,21 @@ def test_prices_are_stored_with_the_run_and_rows_without_are_valued_now(tmp_path
         Ledger(None, tmp_path, Prices({}, "USD"))
 
 
+def test_training_names_its_model_so_that_a_budget_in_price_covers_it(tmp_path, prices):
+    step, fit = Cost(output_tokens=250_000, seconds=3.0), Cost(prompt_tokens=100_000, flops=1e9)
+    with Ledger(None, tmp_path) as ledger:  # a trainer, without a table
+        ledger.charge(step, phase="train", strategy="grpo", model="small@step1")
+        ledger.charge(fit, phase="train", strategy="fit", model="small@step2")
+    with Ledger(Budget(price=2), tmp_path, prices) as ledger:
+        assert ledger.left().price == pytest.approx(2 - 1.0 - 0.1)
+        assert ledger.reserve(Cost(output_tokens=230_000), phase="sample", model="small@step2") is None
+        assert ledger.reserve(Cost(output_tokens=220_000), phase="sample", model="small@step2")
+        ledger.charge(Cost(output_tokens=1000), phase="train", strategy="grpo", model="small@step3")
+        assert ledger.spent.price == pytest.approx(1.104)
+        with pytest.raises(UserError, match="names no model"):
+            ledger.charge(step, phase="train", strategy="grpo")
+
+
 def test_ledgers_of_format_1_are_read_and_those_of_a_newer_one_refused(tmp_path, prices):
     old = {"id": "ab-1", "phase": "sample", "strategy": "small@1", "prompt_tokens": 1, "cached_tokens": 0}
     old |= {"output_tokens": 1_000_000, "scored_tokens": 0, "flops": 5.0, "seconds": 1.0}

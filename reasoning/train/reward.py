@@ -117,7 +117,7 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
         **best.tables,
         "flops": {kind: one.flops for kind, one in fitted.items()},
     }
-    per_token, per_pair = reading_cost(engine.shape)
+    per_token, per_pair = reading_cost(engine.shape, kept)
     write_run(run, "fit", asdict(options))
     process = options.kind == "process"
     card = Card(
@@ -327,7 +327,7 @@ def _refuse_one_kind(held: Sequence[Datum], used: Sequence[Datum]) -> None:
             )
 
 
-def reading_cost(shape: ModelShape, kind: str) -> tuple[float, float]:
+def reading_cost(shape: ModelShape, kind: str = "features") -> tuple[float, float]:
     """(per token, per pair of positions) so that reading T tokens costs a T + b T(T+1)/2 FLOPs. Only ``features``
     multiply with the output head."""
     one, two = float(shape.prefill_flops(1)), float(shape.prefill_flops(2))
