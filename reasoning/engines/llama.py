@@ -204,8 +204,8 @@ class LlamaForward:
         self._tables(int(lengths.max()) + 1)
         store.begin(lengths)
         known = on_device(lengths, rows + extra, self.device)
-        cos, sin = self.cos[known], self.sin[known]
-        x = self.embedding[on_device(tokens, rows + extra, self.device)]
+        cos, sin = self.cos.index_select(0, known), self.sin.index_select(0, known)
+        x = self.embedding.index_select(0, on_device(tokens, rows + extra, self.device))
         for index, layer in enumerate(self.layers):
             q, k, v = self._rotated(x, layer, cos, sin)
             attended = store.attend(index, q[:rows], k[:rows], v[:rows], self.scale)

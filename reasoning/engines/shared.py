@@ -14,6 +14,8 @@ sampling.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from reasoning.engines.forward import Prompt, padded
 from reasoning.engines.forward import block as block_size
 
 CELL = 8
+LIFTED = 24
+"""Blocks of so many rows cost less to read for nothing than another part of the batch costs to handle."""
 
 
 def _edges() -> NDArray[np.int64]:
@@ -55,14 +59,15 @@ class SharedKeyValues:
         self.device = like[0].device
         self.block = block_size(like[0].shape[-1])
         self.like = like
-        # Per layer: keys and values of prompts (cells, H, P, d), and of rows a list of blocks (rows * H, T, d).
+        # Per layer: keys and values of prompts (cells, H, P, d), and of rows by blocks.
         self.prompts = [_pair(e, 0, heads, 0) for e in like]
-        self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in like]
+        self.own: list[list[_Own]] = [[] for _ in like]
         self.cell_rows = np.full((0, CELL), -1)  # the row at each place, or -1
         self.cell_length = np.zeros(0, np.int64)
         self.row_cell, self.row_place = np.full(rows, -1), np.zeros(rows, np.int64)
         self.cells = 0  # cells [0, cells) are read
         self.used = np.zeros(rows, np.int64)  # own positions of each row
+        self._masks: dict[int, Tensor] = {}
         self._indexed_rows = -1
 
     def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
@@ -98,19 +103,15 @@ class SharedKeyValues:
         self.cell_rows[cells[seated], places[seated]] = target[seated]
         self.row_cell[source] = -1
         self.row_cell[target], self.row_place[target] = cells, places
-        to, at = torch.from_numpy(target).to(self.device), torch.from_numpy(source).to(self.device)
         ages = generations(self.used[source])
-        for age in range(int(ages.max(initial=0)) + 1):
-            if age:
-                some = torch.from_numpy(ages >= age).to(self.device)
-                to_age, at_age = to[some], at[some]
-            else:
-                to_age, at_age = to, at
+        for age in range(int(ages[seated].max(initial=-1)) + 1):
+            some = seated & (ages >= age)
+            to, at = (torch.from_numpy(a[some]).to(self.device) for a in (target, source))
             for blocks in self.own:
                 for part in blocks[age : age + 1]:
-                    for tensor in part:
-                        by_row = tensor.view(self.rows, self.heads, *tensor.shape[1:])
-                        by_row[to_age] = by_row[at_age]
+                    for tensor in (part.keys, part.values):
+                        by_row = tensor.view(self.rows, -1)
+                        by_row.index_copy_(0, to, by_row.index_select(0, at))
         self.used[target] = self.used[source]
         self._indexed_rows = -1
 
@@ -160,7 +161,7 @@ class SharedKeyValues:
             positions = int(min(EDGES[known], longest) - start)
             for blocks, like in zip(self.own, self.like, strict=True):
                 shape = (self.rows * self.heads, positions, like.shape[-1])
-                blocks.append((like.new_zeros(shape), like.new_zeros(shape)))
+                blocks.append(_Own.of(like.new_zeros(shape), like.new_zeros(shape)))
 
     def begin(self, lengths: NDArray[np.int64]) -> None:
         """Prepare a step of rows [0, len(lengths)), each with ``lengths`` known positions, prompt included."""
@@ -171,23 +172,31 @@ class SharedKeyValues:
         self.used[:rows] = own + 1
         ages = generations(own + 1)
         self._reserve_own(int(ages.max()))
-        # In order of age, block b belongs to the rows before the first that is younger; else it belongs to all.
-        ordered = bool((np.diff(ages) <= 0).all())
-        counts = torch.from_numpy(own).to(self.device).repeat_interleave(self.heads)
-        heads = torch.arange(self.heads, device=self.device)
+        if (np.diff(ages) > 0).any():
+            raise ValueError("Rows must be in order of age, the oldest first.")
+        read = _lifted(ages)
         self.blocks: list[_Block] = []
-        for age in range(int(ages.max()) + 1):
+        for age in range(int(ages[0]) + 1):
             start = int(EDGES[age - 1]) if age else 0
-            reach = int((ages >= age).sum()) if ordered else rows
-            inner = int((ages > age).sum()) if ordered else 0
-            span = self.own[0][age][0].shape[1]
-            mask = _mask(
-                counts[inner * self.heads : reach * self.heads] + (1 - start), span, self.like[0].dtype
-            )
-            here = np.flatnonzero(ages == age)
-            at = torch.from_numpy((here * self.heads) * span + own[here] - start).to(self.device)
-            at = (at[:, None] + heads * span).view(-1)
-            self.blocks.append(_Block(inner, reach, mask, torch.from_numpy(here).to(self.device), at))
+            span = self.own[0][age].keys.shape[1]
+            reach, inner = int((read >= age).sum()), int((read > age).sum())
+            known = np.clip(own[:reach] + 1 - start, 0, span)
+            mask = self._masked(np.repeat(known, self.heads), span)
+            first, last = int((ages > age).sum()), int((ages >= age).sum())
+            at = (np.arange(first, last) * (self.heads * span) + own[first:last] - start)[:, None]
+            at = torch.from_numpy((at + np.arange(self.heads) * span).reshape(-1)).to(self.device)
+            inner, reach, first, last = (b * self.heads for b in (inner, reach, first, last))
+            self.blocks.append(_Block(inner, reach, first, last, mask, at))
+
+    def _masked(self, counts: NDArray[np.int64], span: int) -> Tensor:
+        """0 at the first ``counts`` (n,) positions, -inf behind them; (n, 1, span)."""
+        if span not in self._masks:
+            steps = self.like[0].new_zeros(2 * span)
+            steps[span:] = float("-inf")
+            self._masks[span] = steps.unfold(
+                0, span, 1
+            )  # row i: span - i zeros, then -inf; no memory of its own
+        return self._masks[span].index_select(0, torch.from_numpy(span - counts).to(self.device))[:, None]
 
     def _index(self, rows: int) -> None:
         """Where each place of a cell finds its row, and each row its place, head by head."""
@@ -204,72 +213,92 @@ class SharedKeyValues:
         self.to_rows = torch.from_numpy(to_rows.reshape(-1)).to(self.device)
         lengths = self.cell_length[: self.cells]
         self.prompt_span = self.prompts[0][0].shape[2]
-        self.prompt_mask = _mask(
-            torch.from_numpy(lengths).to(self.device).repeat_interleave(self.heads),
-            self.prompt_span,
-            self.like[0].dtype,
-        )
+        self.prompt_mask = self._masked(np.repeat(lengths, self.heads), self.prompt_span)
+        self.prompt_parts = [
+            (keys[: self.cells].flatten(0, 1).transpose(1, 2), values[: self.cells].flatten(0, 1))
+            for keys, values in self.prompts
+        ]
         self._indexed_rows = rows
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Write the new keys and values (M, H, d) of ``layer``, and attend from queries ``q`` (M, heads, d) to
         all positions of each row: (M, heads * d)."""
-        rows, size, heads = len(k), k.shape[-1], self.heads
-        for (keys, values), block in zip(self.own[layer], self.blocks, strict=False):
-            some = len(block.here) < rows
-            keys.view(-1, size).index_copy_(0, block.at, (k[block.here] if some else k).reshape(-1, size))
-            values.view(-1, size).index_copy_(0, block.at, (v[block.here] if some else v).reshape(-1, size))
-        prompt_keys, prompt_values = (
-            part[: self.cells].view(self.cells * heads, -1, size) for part in self.prompts[layer]
-        )
+        rows, size, heads = k.shape[0], k.shape[2], self.heads
+        k, v = k.reshape(rows * heads, size), v.reshape(rows * heads, size)
+        own = list(zip(self.own[layer], self.blocks, strict=False))
+        for store, block in own:
+            if block.first < block.last:
+                store.flat_keys.index_copy_(0, block.at, k[block.first : block.last])
+                store.flat_values.index_copy_(0, block.at, v[block.first : block.last])
+        prompt_keys, prompt_values = self.prompt_parts[layer]
+        span, products = self.prompt_span, prompt_values.shape[0]
         q = q.reshape(rows * heads, -1)  # (M*H, G*d): the G query heads of a key/value head lie together
         groups = q.shape[1] // size
-        shared = q.index_select(0, self.to_cells).view(self.cells * heads, CELL * groups, size)
-        shared = torch.baddbmm(
-            self.prompt_mask, shared, prompt_keys.transpose(1, 2), alpha=scale
-        )  # (C*H, CELL*G, P)
-        shared = shared.view(-1, groups * self.prompt_span).index_select(0, self.to_rows)
-        shared, q = shared.view(-1, groups, self.prompt_span), q.view(-1, groups, size)
-        scores = []
-        for (keys, _), block in zip(self.own[layer], self.blocks, strict=False):
-            reach, inner = block.reach * heads, block.inner * heads
-            own = torch.bmm(q[:reach], keys[:reach].transpose(1, 2)).mul_(scale)  # (m*H, G, T)
-            own[inner:] += block.mask
-            scores.append(own)
+        shared = q.index_select(0, self.to_cells).view(products, CELL * groups, size)
+        shared = torch.baddbmm(self.prompt_mask, shared, prompt_keys, alpha=scale)  # (C*H, CELL*G, P)
+        shared = shared.view(-1, groups * span).index_select(0, self.to_rows).view(-1, groups, span)
+        q = q.view(-1, groups, size)
+        scores = [
+            torch.baddbmm(block.mask, q[: block.reach], store.turned[: block.reach], alpha=scale)
+            for store, block in own
+        ]  # (m*H, G, T)
         weights = []  # of rows whose last block is the same, the oldest first
-        for age in range(len(self.blocks) - 1, -1, -1):
-            part = slice(self.blocks[age].inner * heads, self.blocks[age].reach * heads)
-            if part.start == part.stop:
-                continue
-            whole = torch.cat([shared[part], *(own[part] for own in scores[: age + 1])], -1)
-            weights.append(whole.softmax(-1, dtype=torch.float32).to(q.dtype))
-        start = self.prompt_span
-        out: Tensor | None = None
-        for (_, values), block in zip(self.own[layer], self.blocks, strict=False):
-            end, reach = start + values.shape[1], block.reach * heads
-            part = torch.cat([whole[..., start:end] for whole in weights if whole.shape[-1] >= end])
-            if out is None:
-                out = torch.bmm(part, values[:reach])
-            else:
-                out[:reach] += torch.bmm(part, values[:reach])
-            start = end
-        assert out is not None
-        shared = torch.cat([whole[..., : self.prompt_span] for whole in weights])
-        shared = shared.view(-1, groups * self.prompt_span).index_select(0, self.to_cells)
-        shared = torch.bmm(shared.view(self.cells * heads, CELL * groups, -1), prompt_values)
-        shared = shared.view(-1, groups * size).index_select(0, self.to_rows)
-        return out.view(-1, groups * size).add_(shared).view(rows, -1)
+        for age in range(len(own) - 1, -1, -1):
+            low, high = self.blocks[age].inner, self.blocks[age].reach
+            if low < high:
+                parts = [shared[low:high], *(part[low:high] for part in scores[: age + 1])]
+                weights.append(torch.cat(parts, -1).softmax(-1, dtype=torch.float32).to(q.dtype))
+        shared = _columns(weights, 0, span).reshape(-1, groups * span).index_select(0, self.to_cells)
+        shared = torch.bmm(shared.view(products, CELL * groups, span), prompt_values)
+        out = shared.view(-1, groups * size).index_select(0, self.to_rows).view(-1, groups, size)
+        for store, block in own:
+            end = span + store.values.shape[1]
+            out[: block.reach].baddbmm_(_columns(weights, span, end), store.values[: block.reach])
+            span = end
+        return out.view(rows, -1)
+
+
+class _Own(NamedTuple):
+    """A block of own positions of a layer: keys and values (rows * H, T, d), and how they are written and read."""
+
+    keys: Tensor
+    values: Tensor
+    flat_keys: Tensor  # (rows * H * T, d)
+    flat_values: Tensor
+    turned: Tensor  # keys (rows * H, d, T)
+
+    @classmethod
+    def of(cls, keys: Tensor, values: Tensor) -> _Own:
+        return cls(keys, values, keys.flatten(0, 1), values.flatten(0, 1), keys.transpose(1, 2))
+
+
+def _lifted(ages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The last block that is read of each row: its own, or, where a few rows would stand alone, that of the rows
+    before them. What they read too much is masked: it changes no bit."""
+    read = ages.copy()
+    bounds = [*(np.flatnonzero(np.diff(ages)) + 1).tolist(), len(ages)]
+    for start, end in pairwise(bounds):
+        if (end - start) * (read[start - 1] - ages[start]) <= LIFTED:
+            read[start:end] = read[start - 1]
+    return read
+
+
+def _columns(weights: list[Tensor], start: int, end: int) -> Tensor:
+    """Positions [start, end) of those ``weights`` that have them, rows behind rows."""
+    parts = [part[..., start:end] for part in weights if part.shape[-1] >= end]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(slots=True)
 class _Block:
-    """A block of own positions in one step. Rows [0, reach) are read in it, those before ``inner`` to its end and
-    the others under ``mask`` ((reach - inner) * H, 1, T); rows ``here`` (n,) write at ``at`` (n * H,)."""
+    """A block of own positions in one step; bounds count rows * H. Rows [0, reach) read it under ``mask``
+    (reach, 1, T), those from ``inner`` on read no later one; rows [first, last) write at ``at``."""
 
     inner: int
     reach: int
+    first: int
+    last: int
     mask: Tensor
-    here: Tensor
     at: Tensor
 
 
@@ -283,11 +312,3 @@ def _resized(old: Tensor, count: int, positions: int) -> Tensor:
     positions, count = min(positions, old.shape[2]), min(count, len(old))
     new[:count, :, :positions] = old[:count, :, :positions]
     return new
-
-
-def _mask(counts: Tensor, span: int, dtype: torch.dtype) -> Tensor:
-    """0 at the first ``counts`` (n,) positions, -inf behind them; (n, 1, span)."""
-    hidden = torch.arange(span, device=counts.device)[None] >= counts[:, None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=counts.device).masked_fill_(hidden, float("-inf"))[
-        :, None
-    ]
