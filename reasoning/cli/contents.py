@@ -1,7 +1,9 @@
-"""What is in a run, and with --cost what it spent, on what, by phase and strategy. Reads only.
+"""What is in a run; with --cost what it spent, on what, by phase and strategy; with --training its curves, as
+a page and a picture in the run's folder (also while it goes on).
 
 reasoning show runs/demo/eval
 reasoning show runs/demo/eval --cost
+reasoning show runs/demo/grpo --training --watch 30
 reasoning show runs/demo/eval --cost --prices prices.toml --json | jq .total
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,6 +38,12 @@ class ShowOptions:
     run: str = option(..., "folder of the run", metavar="RUN")
     cost: bool = option(False, "what was spent, by phase and strategy, and what is left of the budget")
     prices: str = option("", PRICES)
+    training: bool = option(
+        False, "training curves: RUN/training.html and .png, and the evaluations as a table"
+    )
+    watch: int = option(
+        0, "with training: draw anew every so many seconds until the run ends; the page follows", low=0
+    )
     json: bool = option(False, "for machines: one JSON object")
 
 
@@ -42,6 +51,10 @@ def run(options: ShowOptions) -> int:
     folder = Path(options.run)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder.")
+    if options.watch and not options.training:
+        raise UserError("--watch goes with --training.")
+    if options.training:
+        return show_training(folder, options.watch, options.json)
     shown = costs(folder, find_prices(folder, options.prices)) if options.cost else contents(folder)
     if options.json:
         print(json.dumps(shown, indent=1))
@@ -50,6 +63,30 @@ def run(options: ShowOptions) -> int:
     else:
         print_contents(shown)
         note(f"Next:  reasoning show {folder} --cost")
+    return 0
+
+
+def show_training(folder: Path, watch: int, as_json: bool) -> int:
+    """Draw the curves; with ``watch`` again and again, until RUN/model is there."""
+    from reasoning.report.training import evaluations, write_training
+
+    while True:
+        ended = (folder / "model" / "training.json").is_file()
+        page, picture, rows = write_training(folder, 0 if ended else watch)
+        if as_json:
+            print(json.dumps(rows[-1]))
+        else:
+            columns, body = evaluations(rows)
+            lines = [columns, *body]
+            widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+            for line in lines if body else []:
+                say("  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)))
+            say(f"step {rows[-1]['step']}, {'ended' if ended else 'not ended'}")
+        if ended or not watch:
+            break
+        time.sleep(watch)
+    note(f"picture  {picture}")
+    note(f"page     {page}")
     return 0
 
 
