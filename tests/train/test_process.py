@@ -20,6 +20,8 @@ from reasoning.search import open_search
 from reasoning.solve import solve
 from reasoning.tasks import load_problems
 from reasoning.train.fresh import new_model, save_folder
+from reasoning.train.loop import train
+from reasoning.train.options import TrainOptions
 from reasoning.train.process import Judged, Rollouts, cut_points, label, prefix_key
 from reasoning.train.reward import FitOptions, fit
 from reasoning.train.scorer import FineTuning, Item, Scorer, item_batches, item_losses, tune
@@ -352,3 +354,33 @@ def test_mistakes_are_named(home, tmp_path, change, words):
     with pytest.raises(UserError, match=words):
         fit(replace(options(home, "none"), run=str(tmp_path / "v"), **change))
     assert not (tmp_path / "v").exists()
+
+
+def test_it_is_a_reward_in_training_and_held_out_problems_are_judged_by_the_task(home, process):
+    run = home / "trained"
+    train(
+        TrainOptions(
+            run=str(run),
+            objective="grpo",
+            model=str(home / "model"),
+            task="word:train:n=40",
+            eval_task="word:dev:n=3",
+            verifier=f"learned:{home}/steps",
+            steps=2,
+            problems_per_step=4,
+            chains_per_problem=8,
+            max_new_tokens=40,
+            lr=1e-3,
+            eval_chains=2,
+        )
+    )
+    with Pool.open(run, read_only=True) as pool:
+        rewards = pool.verdicts(process[1].name)
+        evaluated = pool.verdicts("numeric")
+        problems = {c.key: c.problem_id for c in pool.chains()}
+    assert pool.verifiers()[process[1].name] is False
+    finished = [v.score for v in rewards.values() if v.score is not None]
+    assert finished
+    assert all(0 <= score <= 1 for score in finished)
+    assert {problems[key] for key in rewards} <= {p.id for p in WORD}
+    assert {problems[key] for key in evaluated} == {p.id for p in load_problems("word:dev:n=3")}
