@@ -7,7 +7,7 @@ stand together. Knows no reference.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -15,6 +15,7 @@ from itertools import pairwise
 from verifiers.expressions import canonical
 from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import STRICT
+from verifiers.expressions.work import TooMuchWork, limited
 from verifiers.extract import (
     MAX_CHARACTERS,
     Statement,
@@ -22,6 +23,7 @@ from verifiers.extract import (
     braces,
     final_part,
     final_statement,
+    last_box,
     statement,
 )
 from verifiers.judging import shown
@@ -32,19 +34,19 @@ SHORT = 200
 """Texts of up to so many characters are remembered with what was read in them; longer ones seldom come again."""
 _BETWEEN_LIMIT = 80
 _WHOLE_LIMIT = 4_000
-_OPENED = re.compile(r"\\boxed\s*\{")
 _INLINE_ACROSS_LINES = re.compile(r"(?<![\\$])\$(?!\$)[^$]*\n|\\\([^)]*\n")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """readings: one, or those of several boxes that stand together and form one answer; none where there is
-    trouble. source: how it was stated. vote: the class it votes for. remembered: the same text gives this object
-    again."""
+    trouble (with its status). source: how it was stated. vote: the class it votes for. remembered: the same text
+    gives this object again."""
 
     readings: tuple[Reading, ...]
     source: str
     trouble: str = ""
+    status: str = ""
     vote: str | None = None
     remembered: bool = False
 
@@ -59,9 +61,9 @@ def answer_in(response: str) -> Answer:
         return _short(response)
     found = statement(response)
     if found is None or (found.rule == "boxed" and found.others and {*found.others} != {found.text}):
-        return _of(*_found_in(response, found))
+        return _of(lambda: _found_in(response, found))
     if len(found.text) > SHORT or (found.rule != "boxed" and "\\boxed" in response):
-        return _of(*_found_in(response, found))
+        return _of(lambda: _found_in(response, found))
     return _short_statement(found.text, found.rule)
 
 
@@ -69,33 +71,39 @@ def answer_in(response: str) -> Answer:
 def _short(response: str) -> Answer:
     plain = plain_number(response)
     if plain is not None:
-        return _of((plain,), "whole", "", True)
-    return _of(*_found_in(response, statement(response)), True)
+        return _of(lambda: ((plain,), "whole", ""), True)
+    return _of(lambda: _found_in(response, statement(response)), True)
 
 
 @lru_cache(maxsize=16_384)
 def _short_statement(text: str, rule: str) -> Answer:
-    return _of(*(_one_box(text) if rule == "boxed" else _stated(text, rule)), True)
-
-
-def _of(readings: Sequence[Reading], source: str, trouble: str, remembered: bool = False) -> Answer:
-    if trouble:
-        return Answer((), source, trouble, None, remembered)
-    first = readings[0] if len(readings) == 1 else _listed(readings)
-    vote = canonical.key(first.tree, first.words, first.choice)
-    return Answer(tuple(readings), source, "", vote, remembered)
+    return _of(lambda: _one_box(text) if rule == "boxed" else _stated(text, rule), True)
 
 
 Found = tuple[Sequence[Reading], str, str]
 """(readings, source, trouble)"""
 
 
+def _of(find: Callable[[], Found], remembered: bool = False) -> Answer:
+    try:
+        with limited():
+            readings, source, trouble = find()
+            if not trouble:
+                first = readings[0] if len(readings) == 1 else _listed(readings)
+                vote = canonical.key(first.tree, first.words, first.choice)
+                return Answer(tuple(readings), source, vote=vote, remembered=remembered)
+    except TooMuchWork as error:
+        return Answer((), "response", f"the response asks for {error}", "work_limit", None, remembered)
+    status = "no_answer" if not source else "ambiguous" if "different" in trouble else "unparsable"
+    return Answer((), source, trouble, status, None, remembered)
+
+
 def _found_in(response: str, found: Statement | None) -> Found:
     text = final_part(response)
     if found is not None and found.rule == "boxed":
         return _boxed(text)
-    if "\\boxed" in text and (opened := list(_OPENED.finditer(text))):
-        closed = braces(text, opened[-1].end() - 1) >= 0
+    if "\\boxed" in text and (opened := last_box(text)) >= 0:
+        closed = braces(text, opened - 1) >= 0
         return [], "boxed", "the box is empty" if closed else "the box is never closed"
     if found is not None:
         return _stated(found.text, found.rule)

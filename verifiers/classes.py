@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from verifiers.expressions import canonical
 from verifiers.expressions.scalars import STRICT
+from verifiers.expressions.work import TooMuchWork, limited
 from verifiers.matching import match
 from verifiers.reading import Reading, read
 
@@ -40,13 +41,22 @@ def equivalence_classes(
 
 
 def _key(answer: str) -> str:
-    reading = read(answer)
-    return canonical.key(reading.tree, reading.words, reading.choice) or answer.strip()
+    try:
+        with limited():
+            reading = read(answer)
+            return canonical.key(reading.tree, reading.words, reading.choice) or answer.strip()
+    except TooMuchWork:
+        return answer.strip()
 
 
 def _equal(left: str, right: str) -> bool:
-    one, other = read(left), read(right)
-    return _matches(one, other) and _matches(other, one)
+    """Answers whose comparison would take too much work are different ones."""
+    try:
+        with limited():
+            one, other = read(left), read(right)
+            return _matches(one, other) and _matches(other, one)
+    except TooMuchWork:
+        return False
 
 
 def _matches(gold: Reading, answer: Reading) -> bool:

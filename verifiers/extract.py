@@ -13,11 +13,11 @@ MAX_CHARACTERS = 1_000_000
 """Longer responses are read from their end; an answer stands there."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+_OPENED = re.compile(r"\\boxed\s*\{")
 _BOXED_TOKEN = re.compile(r"\\?[A-Za-z0-9.]+")
 _EMPTY_BOX = re.compile(
     r"(?:\\[hv]?phantom\s*\{[^{}]*\}|\\[hv]space\s*\{[^{}]*\}|\\q?quad|\\[ ,;:!]|[\s~_?]|\\_)*"
 )
-_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"[{}]|\\.", re.DOTALL)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
@@ -29,6 +29,10 @@ _STATED = re.compile(
 )
 _BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])")
 _END = re.compile(r"\n|(?<![A-Z])[.!?](?=\s+[A-Z\n]|\s*$)")
+
+
+_MOST_CUES = 2_000
+"""So many words that may begin a statement are looked at, from the end, before a response is taken to make none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +66,28 @@ def braces(text: str, start: int) -> int:
     return -1
 
 
-def _box_starts(text: str) -> list[int]:
-    """Where a command that draws a box begins; plain search, for most of a response is other commands."""
+def _box_starts(text: str, most: int) -> list[int]:
+    """Where the last ``most`` commands that draw a box begin; plain search, for most of a response is other
+    commands."""
     found: list[int] = []
     for name in ("\\boxed", "\\fbox", "\\framebox"):
-        at = text.find(name)
-        while at >= 0:
+        at, count = text.rfind(name), 0
+        while at >= 0 and count < most:
             found.append(at)
-            at = text.find(name, at + 5)
+            at, count = text.rfind(name, 0, at), count + 1
     found.sort()
-    return found
+    return found[-most:]
+
+
+def last_box(text: str) -> int:
+    """Where the content of the last ``\\boxed{``, closed or not, begins; -1 without one."""
+    at = text.rfind("\\boxed")
+    while at >= 0:
+        opened = _OPENED.match(text, at)
+        if opened:
+            return opened.end()
+        at = text.rfind("\\boxed", 0, at)
+    return -1
 
 
 def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
@@ -80,7 +96,7 @@ def box_spans(text: str, most: int = 64) -> list[tuple[int, int, str]]:
     as a blank (empty, spaces, ``\\phantom``) is passed over. ``\boxed 5`` (no braces) boxes one token."""
     found: list[tuple[int, int, str]] = []
     after = 0
-    for start in _box_starts(text)[-most:]:
+    for start in _box_starts(text, most):
         if start < after or (match := _BOX.match(text, start)) is None:
             continue
         at = match.end()
@@ -113,7 +129,7 @@ def _last(pattern: re.Pattern[str], text: str, cues: tuple[str, ...]) -> re.Matc
     if len(low) != len(text):  # a few capitals of other scripts grow
         low = re.sub("[A-Z]", lambda m: m.group().lower(), text)
     places = {cue: low.rfind(cue) for cue in cues}
-    while True:
+    for _ in range(_MOST_CUES):
         cue = max(places, key=places.__getitem__)
         start = places[cue]
         if start < 0:
@@ -125,6 +141,7 @@ def _last(pattern: re.Pattern[str], text: str, cues: tuple[str, ...]) -> re.Matc
         if match is not None:
             return match
         places[cue] = low.rfind(cue, 0, start)
+    return None
 
 
 def _sentence(text: str, start: int) -> str:
@@ -159,13 +176,19 @@ def final_statement(text: str) -> Statement | None:
 
 def _tagged(text: str) -> str | None:
     """The content of the last closed ``<answer>``."""
-    content, opened = None, -1
-    for match in _TAG.finditer(text):
-        if not match.group(1):
-            opened = match.end()
-        elif opened >= 0:
-            content, opened = text[opened : match.start()], -1
-    return content
+    low = text.lower()
+    if len(low) != len(text):  # a few capitals of other scripts grow
+        low = re.sub("[A-Z]", lambda m: m.group().lower(), text)
+    closed = low.rfind("</answer>")
+    for _ in range(_MOST_CUES):
+        if closed < 0:
+            return None
+        before = low.rfind("</answer>", 0, closed)
+        opened = low.rfind("<answer>", before + 1, closed)
+        if opened >= 0:
+            return text[opened + len("<answer>") : closed]
+        closed = before
+    return None
 
 
 def statement(response: str) -> Statement | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from verifiers.expressions.compare import equal
 from verifiers.expressions.scalars import Tolerance
-from verifiers.expressions.values import one_at_a_time
 from verifiers.reading import Reading
 
 
@@ -32,10 +31,9 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
     if gold.tree.kind == "text" or answer.tree.kind == "text":
         if gold.tree.kind == answer.tree.kind:
             if gold.words != answer.words and set(gold.words + answer.words) <= set("xyz"):
-                with one_at_a_time():
-                    return next(
-                        (rule for g in gold.more for a in answer.more if (rule := equal(g, a, how))), None
-                    )
+                return next(
+                    (rule for g in gold.more for a in answer.more if (rule := equal(g, a, how))), None
+                )
             return "text" if gold.words == answer.words else None
         pairs = [(g, a) for g in (gold.tree, *gold.more) for a in (answer.tree, *answer.more)]
     else:
@@ -43,9 +41,8 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
         pairs += [(gold.tree, other) for other in answer.more if gold.tree.kind != "list"]
         if gold.tree.kind != "list":  # a reference "1,2" is two numbers, never 1.2
             pairs += [(other, answer.tree) for other in gold.more if answer.tree.kind != "list"]
-    with one_at_a_time():
-        for one, other in pairs:
-            rule = equal(one, other, how) if "text" not in (one.kind, other.kind) else None
-            if rule:
-                return rule
+    for one, other in pairs:
+        rule = equal(one, other, how) if "text" not in (one.kind, other.kind) else None
+        if rule:
+            return rule
     return None

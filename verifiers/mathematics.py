@@ -16,12 +16,12 @@ from verifiers.errors import VerifierError
 from verifiers.expressions.evaluate import value
 from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import Tolerance
-from verifiers.expressions.values import NoValue, one_at_a_time
-from verifiers.judging import BadReference, RuleVerifier, no_answer, shown
+from verifiers.expressions.values import NoValue
+from verifiers.expressions.work import TooMuchWork, limited
+from verifiers.extract import last_box
+from verifiers.judging import BadReference, RuleVerifier, shown
 from verifiers.matching import match
 from verifiers.reading import Reading, read
-
-_OPENED = re.compile(r"\\boxed\s*\{")
 
 
 class Mathematics(RuleVerifier):
@@ -62,16 +62,18 @@ def _remembered_verdict(reference: str, answer: Answer, how: Tolerance) -> Verdi
 
 
 def _verdict(gold: Reading, answer: Answer, how: Tolerance) -> Verdict:
-    source, trouble = answer.source, answer.trouble
-    if trouble:
-        if not source:
-            return no_answer(trouble)
-        status = "ambiguous" if "different" in trouble else "unparsable"
-        return Verdict(0.0, status=status, reason=trouble)
+    source = answer.source
+    if answer.trouble:
+        return Verdict(0.0, status=answer.status, reason=answer.trouble)
     reading = answer.reading
-    rule = match(gold, reading, how)
-    if rule is None and len(answer.readings) > 1:
-        rule = _one_of_boxes(gold, answer.readings, how)
+    try:
+        with limited():
+            rule = match(gold, reading, how)
+            if rule is None and len(answer.readings) > 1:
+                rule = _one_of_boxes(gold, answer.readings, how)
+    except TooMuchWork as error:
+        reason = f"the comparison with {_brief(gold.words)!r} asks for {error}"
+        return Verdict(0.0, answer.vote, status="work_limit", reason=reason)
     if rule:
         return Verdict(1.0, answer.vote, rule=rule, reason=f"equal ({rule}, {source})")
     reason = f"{_brief(reading.words)!r} is not {_brief(gold.words)!r} ({source})"
@@ -87,10 +89,15 @@ def _reference(text: str) -> Reading:
     if not text.strip():
         raise BadReference("the reference is empty")
     found = answer_in(text)
-    gold = read(_OPENED.split(text)[-1]) if found.trouble else found.reading
+    try:
+        with limited():
+            gold = read(text[max(last_box(text), 0) :]) if found.trouble else found.reading
+            undefined = gold.tree is not None and _undefined(gold.tree)
+    except TooMuchWork as error:
+        raise BadReference(f"the reference {shown(text)!r} asks for {error}") from None
     if gold.tree is None and (not _is_words(gold.words) or gold.words == "nan"):
         raise BadReference(f"the reference {shown(text)!r} cannot be read: {gold.why}")
-    if gold.tree is not None and _undefined(gold.tree):
+    if undefined:
         raise BadReference(f"the reference {shown(text)!r} has no value")
     return gold
 
@@ -112,8 +119,7 @@ def _undefined(tree: Node) -> bool:
     ):
         return False
     try:
-        with one_at_a_time():
-            value(tree)
+        value(tree)
     except ZeroDivisionError:
         return True
     except NoValue as error:

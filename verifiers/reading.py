@@ -16,6 +16,7 @@ from verifiers.expressions.literals import decimal
 from verifiers.expressions.nodes import Node, num, number_of
 from verifiers.expressions.parser import parse
 from verifiers.expressions.units import is_unit, unit_of
+from verifiers.expressions.work import charge
 from verifiers.normalise import plain_unicode, squeeze, unwrap
 from verifiers.number_words import SCALES, number_in_words
 
@@ -141,6 +142,7 @@ def plain_number(text: str) -> Reading | None:
 
 def read(text: str) -> Reading:
     """A whole text as one answer."""
+    charge(4 * min(len(text), MAX_ANSWER))  # here, so that what is remembered counts the same
     return _read(text) if len(text) <= MAX_REMEMBERED else _read.__wrapped__(text)
 
 

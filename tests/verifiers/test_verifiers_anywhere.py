@@ -109,8 +109,7 @@ def ray():
     from reasoning.cluster.connect import quiet_environment
 
     quiet_environment(alone=True)
-    import ray
-
+    ray = importlib.import_module("ray")
     ray.init(
         address="local",
         num_cpus=1,
@@ -124,7 +123,7 @@ def ray():
 
 
 def test_threads_do_not_disturb_each_others_precision():
-    """mpmath has one working precision for the process."""
+    """`mpmath.mp` has one working precision for the process."""
     import sys
 
     batches = [

@@ -14,7 +14,7 @@ from verifiers.expressions.evaluate import point_for, value
 from verifiers.expressions.nodes import Node, number_of
 from verifiers.expressions.sets import NoSet, Piece, real_set
 from verifiers.expressions.statements import settled
-from verifiers.expressions.values import NoValue, as_real, one_at_a_time
+from verifiers.expressions.values import NoValue, arithmetic, as_real
 
 _DIGITS = 20
 
@@ -28,8 +28,7 @@ def key(tree: Node | None, words: str, choice: str = "") -> str | None:
     literal = number_of(tree)
     if literal is not None:
         return str(literal)[:400]
-    with one_at_a_time():
-        return _of(settled(tree))[:400]
+    return _of(settled(tree))[:400]
 
 
 def _of(node: Node) -> str:
@@ -69,11 +68,9 @@ def _of(node: Node) -> str:
 
 
 def _number(node: Node) -> str | None:
-    from mpmath import workdps
-
     names = node.variables()
     try:
-        with workdps(60):
+        with arithmetic().workdps(60):
             if not names:
                 return _shown(value(node))
             values = [_shown(value(node, point_for(names, turn))) for turn in (0, 1)]
@@ -84,10 +81,9 @@ def _number(node: Node) -> str | None:
 
 
 def _shown(found: Any) -> str:
-    from mpmath import mp, nstr
-
     if isinstance(found, Fraction):
         return str(found)
+    mp = arithmetic()
     tiny = mp.mpf(10) ** -40
     if isinstance(found, mp.mpc):
         if abs(found.imag) > tiny * abs(found):
@@ -98,7 +94,7 @@ def _shown(found: Any) -> str:
         near = Fraction(int(mp.nint(found * 5040)), 5040)
         if abs(found - as_real(near)) < tiny * max(1, abs(found)):
             return str(near)
-    return str(nstr(found, _DIGITS))
+    return str(mp.nstr(found, _DIGITS))
 
 
 def _pieces(pieces: list[Piece]) -> str:

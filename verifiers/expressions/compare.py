@@ -16,6 +16,7 @@ from verifiers.expressions.scalars import STRICT, Tolerance, scalars
 from verifiers.expressions.sets import NoSet, proportional, real_set, same_set, unknown, zero_side
 from verifiers.expressions.statements import MOST_ITEMS, constant, settled
 from verifiers.expressions.values import as_real
+from verifiers.expressions.work import charge
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _SETS = ("union", "inter", "minus", "domain", "such", "either", "both", "member")
@@ -27,6 +28,7 @@ def equal(gold: Node, answer: Node, how: Tolerance = STRICT) -> str | None:
         return "identical"
     if gold.kind == answer.kind == "list" and len(gold.args) == len(answer.args) and _literals(gold, answer):
         return _matched(gold.args, answer.args, how) and "list"
+    charge(20)
     gold, answer = settled(gold), settled(answer)
     if gold == answer:
         return "identical"

@@ -17,6 +17,7 @@ from verifiers.expressions.nodes import Node
 from verifiers.expressions.values import (
     MAX_FACTORIAL,
     NoValue,
+    arithmetic,
     as_real,
     checked,
     imaginary,
@@ -28,6 +29,7 @@ from verifiers.expressions.values import (
     times,
     transcendental,
 )
+from verifiers.expressions.work import charge
 
 MAX_MODULUS_BITS = 1_024
 
@@ -51,14 +53,14 @@ class _Evaluator:
             if node.value not in self.point:
                 raise NoValue(f"{node.value} has no value")
             return self.point[node.value]
+        charge(3)
         method = getattr(self, "_" + kind, None)
         if method is None:
             raise NoValue(f"a {kind} is not a number")
         return method(node)
 
     def _const(self, node: Node) -> Any:
-        from mpmath import mp
-
+        mp = arithmetic()
         if node.value == "inf":
             raise NoValue("infinite")
         return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[node.value] * 1
@@ -97,6 +99,7 @@ class _Evaluator:
             or not 0 <= argument <= MAX_FACTORIAL
         ):
             raise NoValue("a factorial out of range")
+        charge(float(argument) / 10)
         return Fraction(math.factorial(int(argument)))
 
     def _percent(self, node: Node) -> Any:
@@ -106,9 +109,7 @@ class _Evaluator:
         return self.value(node.args[0])
 
     def _degree(self, node: Node) -> Any:
-        from mpmath import mp
-
-        return as_real(self.value(node.args[0])) * mp.pi / 180
+        return as_real(self.value(node.args[0])) * arithmetic().pi / 180
 
     def _ratio(self, node: Node) -> Any:
         if len(node.args) != 2:
@@ -128,6 +129,7 @@ class _Evaluator:
         if node.kind == "pow":
             exponent = self.value(node.args[1])
             if isinstance(exponent, Fraction) and exponent.denominator == 1 and exponent >= 0:
+                charge(exponent.numerator.bit_length() * (1 + modulus.bit_length() ** 2 / 250_000))
                 return pow(self._residue(node.args[0], modulus), int(exponent), modulus)
         if node.kind == "mul":
             return math.prod(self._residue(arg, modulus) for arg in node.args) % modulus
@@ -214,8 +216,7 @@ def point_for(names: set[str], turn: int) -> dict[str, Fraction]:
 def same_expression(left: Node, right: Node) -> bool:
     """Whether two scalar expressions are the same function of their variables. False where nothing can be
     evaluated."""
-    from mpmath import mp, workdps
-
+    mp = arithmetic()
     names = left.variables() | right.variables()
     if len(names) > 12:
         return False
@@ -225,9 +226,10 @@ def same_expression(left: Node, right: Node) -> bool:
     points = [(point_for, turn) for turn in range(6 if names else 1)]
     points += [(_far_point, turn) for turn in range(4 * len(_SCALES) if kinked else 0)]
     for make_point, turn in points:
+        charge(10 + 3 * len(names))
         point = make_point(names, turn)
         for digits in (40, 200, 1000):
-            with workdps(digits):
+            with mp.workdps(digits):
                 try:
                     a, b = value(left, point), value(right, point)
                 except (NoValue, ZeroDivisionError, OverflowError, ValueError):
@@ -253,9 +255,8 @@ def same_expression(left: Node, right: Node) -> bool:
 
 def real_value(node: Node) -> Any:
     """The value of a constant at 60 digits, as a Fraction or real mpf. Raises NoValue where it is not real."""
-    from mpmath import mp, workdps
-
-    with workdps(60):
+    mp = arithmetic()
+    with mp.workdps(60):
         found = value(node)
         if isinstance(found, Fraction):
             return found

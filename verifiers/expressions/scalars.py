@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from verifiers.expressions.evaluate import real_value, same_expression, value
 from verifiers.expressions.nodes import Node, num, number_of
 from verifiers.expressions.units import unit_of
-from verifiers.expressions.values import NoValue, as_real, same_value
+from verifiers.expressions.values import NoValue, arithmetic, as_real, same_value
 from verifiers.number_words import ONES
 
 EXACT_DIGITS = 12
@@ -102,9 +102,7 @@ def _rounds(gold: Node, answer: Node, left: Any, right: Any, how: Tolerance) -> 
                 allowed = Fraction(1, 10**places)
     if allowed is None and not how.relative:
         return False
-    from mpmath import workdps
-
-    with workdps(60):
+    with arithmetic().workdps(60):
         both = isinstance(left, Fraction) and isinstance(right, Fraction)
         x, y = (left, right) if both else (as_real(left), as_real(right))
         difference = abs(x - y)

@@ -13,7 +13,8 @@ from typing import Any
 
 from verifiers.expressions.evaluate import point_for, real_value, value
 from verifiers.expressions.nodes import ZERO, Node
-from verifiers.expressions.values import NoValue, as_real
+from verifiers.expressions.values import NoValue, arithmetic, as_real
+from verifiers.expressions.work import charge
 
 Piece = tuple[Any, bool, Any, bool]
 EVERYTHING: list[Piece] = [(None, False, None, False)]
@@ -152,9 +153,7 @@ def _linear(operator: str, difference: Node) -> list[Piece]:
     if name is None:
         raise NoSet("not one unknown")
     difference = _opened(difference, name)
-    from mpmath import workdps
-
-    with workdps(60):
+    with arithmetic().workdps(60):
         slope, root = _line(difference, name)
     operator = _FLIP[operator] if slope < 0 else operator
     return {
@@ -232,9 +231,9 @@ def _end(node: Node, sign: int) -> Any:
 def _order(left: Any, right: Any) -> int:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return (left > right) - (left < right)
-    from mpmath import mp, workdps
-
-    with workdps(60):
+    charge(20)
+    mp = arithmetic()
+    with mp.workdps(60):
         a, b = (mp.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x for x in (left, right))
         if abs(a - b) <= mp.mpf(10) ** -45 * max(1, abs(a), abs(b)):
             return 0
@@ -324,9 +323,7 @@ def proportional(left: Node, right: Node) -> Any:
         return None
     ratio: Any = None
     agreed = 0
-    from mpmath import workdps
-
-    with workdps(50):
+    with arithmetic().workdps(50):
         for turn in range(6):
             point = point_for(names, turn)
             try:

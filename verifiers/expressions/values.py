@@ -1,36 +1,56 @@
 """Arithmetic of values: exact rationals as long as they can be, else real or complex numbers of many digits.
 
-Everything is capped: sizes are checked before powers and factorials are taken, so no input takes long. Knows no tree.
+Everything is capped: sizes are checked before powers and factorials are taken, and steps are counted (`work`), so no
+input takes long. Knows no tree.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import threading
 from fractions import Fraction
 from typing import Any
+
+from verifiers.expressions.work import charge
 
 MAX_BITS = 40_000
 MAX_FACTORIAL = 2_000
 _MAX_MAGNITUDE = 1_000_000
 
 
-_turn = threading.RLock()
+_SHARED_BITS = 8_000
+"""More than any precision used here. mpmath remembers pi, e and ln 2 for all contexts at the most digits asked for so
+far, and threads that make it grow at once can read half of it: it is grown once, here."""
+_growing = threading.Lock()
 
 
-def one_at_a_time() -> threading.RLock:
-    """Held around all that computes with mpmath, whose working precision is one for the process: a comparison in
-    another thread would change it midway. Costs no speed, for this arithmetic holds the interpreter anyway."""
-    return _turn
+_own = threading.local()
 
 
-def _new_turn() -> None:
-    global _turn
-    _turn = threading.RLock()
+def arithmetic() -> Any:
+    """The calling thread's own mpmath context: the precision of `mpmath.mp` is one for the process, so that any
+    other thread could change it in the middle of a comparison."""
+    try:
+        return _own.context
+    except AttributeError:
+        _own.context = _context()
+        return _own.context
 
 
-os.register_at_fork(after_in_child=_new_turn)  # a thread that held it does not live on in a forked child
+def _context() -> Any:
+    from mpmath import MPContext
+
+    context = MPContext()
+    with _growing, context.workprec(_SHARED_BITS):
+        for constant in (context.pi, context.e, context.ln2, context.ln10):
+            _ = +constant
+    return context
+
+
+def charge_function(exponent: Any = None) -> None:
+    """The steps of one function or power at the working precision; a square root is cheap."""
+    digits = arithmetic().dps
+    charge(5 + digits * digits / (5_000 if exponent == Fraction(1, 2) else 700))
 
 
 class NoValue(ValueError):
@@ -39,9 +59,7 @@ class NoValue(ValueError):
 
 def as_real(value: Any) -> Any:
     """A Fraction at the working precision; mpmath numbers as they are."""
-    from mpmath import mp
-
-    return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+    return arithmetic().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def plus(left: Any, right: Any) -> Any:
@@ -59,20 +77,27 @@ def times(left: Any, right: Fraction) -> Any:
 def is_zero(value: Any) -> bool:
     if isinstance(value, Fraction):
         return value == 0
-    from mpmath import mp
-
+    mp = arithmetic()
     return abs(value) < mp.mpf(10) ** (8 - mp.dps)
 
 
 def checked(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-        raise NoValue("too large")
+    bits = value.numerator.bit_length() + value.denominator.bit_length()
+    if bits > 2_000:
+        charge_rational(bits)
+        if bits > MAX_BITS:
+            raise NoValue("too large")
     return value
 
 
-def power(base: Any, exponent: Any) -> Any:
-    from mpmath import mp
+def charge_rational(bits: int) -> None:
+    """The steps of one operation on a rational of so many bits, whose greatest common divisor costs their square."""
+    charge(bits * bits / 1_500_000)
 
+
+def power(base: Any, exponent: Any) -> Any:
+    mp = arithmetic()
+    charge_function(exponent)
     if is_zero(exponent):
         if is_zero(base):
             raise NoValue("0^0")
@@ -87,6 +112,7 @@ def power(base: Any, exponent: Any) -> Any:
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
         if exponent.denominator == 1:
             if abs(exponent) * bits <= MAX_BITS:
+                charge(float(abs(exponent)) * bits / 20)
                 return base ** int(exponent)
         elif exponent.denominator <= 100:
             root = _rational_root(base, exponent.denominator)
@@ -129,6 +155,7 @@ def _integer_root(number: int, degree: int) -> int | None:
     else:
         if number.bit_length() > 4_000:
             return None
+        charge(2 * number.bit_length())
         low, high = 0, 1 << (number.bit_length() // degree + 1)
         while low < high:
             middle = (low + high + 1) // 2
@@ -152,8 +179,7 @@ def of_rationals(name: str, arguments: list[Any]) -> Any:
         x = x if isinstance(x, Fraction) else x.real
         if name == "sgn":
             return Fraction(0) if is_zero(x) else Fraction(1 if x > 0 else -1)
-        from mpmath import mp
-
+        mp = arithmetic()
         if isinstance(x, Fraction):
             return Fraction(math.floor(x) if name == "floor" else math.ceil(x))
         return Fraction(int(mp.floor(x) if name == "floor" else mp.ceil(x)))
@@ -164,21 +190,24 @@ def of_rationals(name: str, arguments: list[Any]) -> Any:
         if n.denominator != 1 or n < 0:
             if k > 50:
                 raise NoValue("a binomial out of range")
+            charge(10 * k)
             return math.prod((n - i) / (i + 1) for i in range(k)) + Fraction(0)
     if not all(isinstance(a, Fraction) and a.denominator == 1 for a in arguments):
         raise NoValue(f"{name} of numbers that are no integers")
     integers = [int(a) for a in arguments]
+    charge(sum(map(int.bit_length, integers)) / 5)
     if name == "binom":
         n, k = integers
         if not 0 <= n <= MAX_FACTORIAL:
             raise NoValue("a binomial out of range")
+        charge(n / 5)
         return Fraction(math.comb(n, k) if 0 <= k <= n else 0)
     return Fraction(math.gcd(*integers) if name == "gcd" else math.lcm(*integers))
 
 
 def transcendental(name: str, arguments: list[Any]) -> Any:
-    from mpmath import mp
-
+    mp = arithmetic()
+    charge_function()
     x = as_real(arguments[0])
     if name in ("ln", "log"):
         if is_zero(x):
@@ -228,8 +257,7 @@ def same_value(left: Any, right: Any, digits: int) -> bool:
     """Equal as far as ``digits`` digits tell; exact for rationals."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
-    from mpmath import mp
-
+    mp = arithmetic()
     left, right = as_real(left), as_real(right)
     size = max(abs(left), abs(right))
     tiny = mp.mpf(10) ** (15 - digits)
@@ -237,6 +265,5 @@ def same_value(left: Any, right: Any, digits: int) -> bool:
 
 
 def imaginary(value: Any) -> bool:
-    from mpmath import mp
-
+    mp = arithmetic()
     return not isinstance(value, Fraction) and abs(mp.im(value)) > mp.mpf(10) ** (15 - mp.dps) * abs(value)
