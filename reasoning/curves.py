@@ -228,7 +228,8 @@ class Measured:
     labels: model -> its name for a reader. groups: model -> its groups. measurements: every (model,
     strategy), models in the order asked for.
     oracle: the verifier that says what is correct. scorers: name -> reads the reference. training: model ->
-    FLOPs of all training that led to it, None where that is not recorded.
+    FLOPs of all training that led to it, None where that is not recorded. fits: scorer -> FLOPs of fitting it, where
+    that is recorded.
     """
 
     models: tuple[str, ...]
@@ -240,6 +241,7 @@ class Measured:
     training: Mapping[str, float | None]
     measurements: Sequence[Measurement]
     recorded: Mapping[str, bool] = field(default_factory=dict)
+    fits: Mapping[str, float] = field(default_factory=dict)
 
     def find(self, model: str, strategy: str, scorer: str = "") -> Measurement | None:
         """The measurement of a strategy; without a scorer's name the first one."""
@@ -297,6 +299,7 @@ def measure_pool(
         ks=wanted,
         groups=grouped,
         training={model: training[model] for model in models},
+        fits={name: cost for name in flags if (cost := training.get(name)) is not None},
         recorded={model: bool(known[model].get("recorded")) for model in models},
         measurements=[
             measure(selector, model, grouped[model], wanted)

@@ -2,7 +2,8 @@
 
 A model whose training cost T FLOPs more than the base, asked Q queries, spends T/Q + (search) per query; the
 base spends its search alone. The break-even Q at an accuracy is T / (base's search - trained model's search),
-both at the cheapest deployable strategy that reaches it. Oracle strategies are left out: nobody can deploy
+both at the cheapest deployable strategy that reaches it. A strategy that asks a fitted verifier pays for its fit as
+a model pays for its training, on either side. Oracle strategies are left out: nobody can deploy
 them.
 Between two measured ks of a strategy its chords are used: drawing either k by chance meets any point on them.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -100,18 +101,22 @@ def iso_compute(measured: Measured) -> IsoCompute | None:
     curves = {model: [_mean_curve(m) for m in usable[model]] for model in costs}
     envelopes = tuple(_envelope(model, extra[model], curves[model]) for model in (base, *trained))
     headline = tuple(
-        _headline(model, extra[model], usable[base], usable[model], envelopes[0]) for model in trained
+        _headline(measured, model, extra[model], usable[base], usable[model], envelopes[0])
+        for model in trained
     )
     lowest = min(curve[1][0] for curve in curves[base])
     highest = max(envelope.accuracy[-1] for envelope in envelopes)
     grid = np.arange(math.ceil(lowest * 100), math.floor(highest * 100 + 1e-9) + 1) / 100
     by_accuracy = tuple(
-        _at_accuracy(model, extra[model], float(a), _cheapest(curves[base], a), _cheapest(curves[model], a))
+        _at_accuracy(
+            model, extra[model], float(a), _ways(measured, usable[base], a), _ways(measured, usable[model], a)
+        )
         for model in trained
         for a in grid
     )
     frontiers = {
-        float(queries): _frontier(usable, extra, float(queries)) for queries in query_decades(envelopes)
+        float(queries): _frontier(measured, usable, extra, float(queries))
+        for queries in query_decades(envelopes)
     }
     return IsoCompute(base, headline, by_accuracy, frontiers, envelopes)
 
@@ -153,13 +158,6 @@ def _envelope(model: str, training: float, curves: Sequence[tuple[Floats, Floats
     return Envelope(model, training, grid, np.maximum.accumulate(best))
 
 
-def _cheapest(curves: Sequence[tuple[Floats, Floats]], accuracy: float) -> float:
-    """FLOPs of the cheapest way to ``accuracy``; infinite where none reaches it."""
-    return min(
-        float(_reach(flops[None, :], values[None, :], np.array([accuracy]))[0]) for flops, values in curves
-    )
-
-
 def _reach(flops: Floats, accuracy: Floats, target: Floats) -> Floats:
     """Where curves (B, K) first reach their targets (B,), along their chords; infinite where they do not."""
     there = accuracy >= target[:, None] - 1e-12
@@ -173,24 +171,67 @@ def _reach(flops: Floats, accuracy: Floats, target: Floats) -> Floats:
     return np.where(there.any(axis=1), spend, np.inf)
 
 
-def _queries(training: Floats | float, base: Floats, trained: Floats) -> Floats:
-    """Break-even queries: 0 where the base never gets there or training is free, infinite where it never
-    pays."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        queries = training / (base - trained)
-    queries = np.where(base > trained, queries, np.inf)
-    return np.where(np.isinf(base) & np.isfinite(trained), 0.0, queries)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A strategy in B replicates: what fitting its verifier cost, and FLOPs per query to the accuracy, (B,)."""
+
+    fit: float
+    spend: Floats
+
+
+def _queries(training: float, base: Sequence[_Way], trained: Sequence[_Way]) -> Floats:
+    """(B,) break-even queries: from there on the trained model's cheapest way costs no more in all than the base's.
+    0 where it does from the first query on (as where the base never gets there), infinite where it never does.
+
+    With x = 1 / queries a way costs spend + x (fit + training) per query. For each way of the base the least x is
+    sought at which every way of the trained model costs as much; the least of those ends its lead.
+    """
+    ends = []
+    for b in base:
+        least, most = np.zeros(len(b.spend)), np.full(len(b.spend), np.inf)
+        for t in trained:
+            slope = training + t.fit - b.fit
+            gap = np.where(np.isinf(t.spend), -np.inf, b.spend - np.where(np.isinf(t.spend), 0.0, t.spend))
+            if slope > 0:
+                least = np.maximum(least, gap / slope)
+            else:
+                over = gap > 0 if slope == 0 else gap > -np.inf
+                bound = np.full(len(gap), -np.inf) if slope == 0 else gap / slope
+                most = np.where(over, np.minimum(most, np.where(gap > 0, -np.inf, bound)), most)
+        ends.append(np.where((least <= most) & np.isfinite(b.spend), least, np.inf))
+    end = np.min(ends, axis=0)
+    never = np.isinf(np.min([t.spend for t in trained], axis=0))
+    with np.errstate(divide="ignore"):
+        return np.where(never, np.inf, 1.0 / end)
+
+
+def _ways(measured: Measured, some: Sequence[Measurement], accuracy: float) -> list[_Way]:
+    ways = []
+    for m in some:
+        flops, values = _mean_curve(m)
+        ways.append(_Way(_fit(measured, m), _reach(flops[None], values[None], np.array([accuracy]))))
+    return ways
+
+
+def _fit(measured: Measured, m: Measurement) -> float:
+    """FLOPs of fitting the verifier that a strategy uses."""
+    return measured.fits.get(m.selector.scorer, 0.0)
 
 
 def _at_accuracy(
-    model: str, training: float, accuracy: float, base: float, trained: float, low=math.nan, high=math.nan
+    model: str, training: float, accuracy: float, base: Sequence[_Way], trained: Sequence[_Way]
 ) -> BreakEven:
-    queries = float(_queries(training, np.array(base), np.array(trained)))
-    verdict = "base_never" if queries == 0 else "break_even" if math.isfinite(queries) else "never"
-    return BreakEven(model, accuracy, base, trained, training, queries, low, high, verdict)
+    queries = float(_queries(training, base, trained)[0])
+    base_flops, flops = (min(float(way.spend[0]) for way in side) for side in (base, trained))
+    if math.isinf(base_flops) and math.isfinite(flops):
+        verdict = "base_never"
+    else:
+        verdict = "break_even" if math.isfinite(queries) else "never"
+    return BreakEven(model, accuracy, base_flops, flops, training, queries, math.nan, math.nan, verdict)
 
 
 def _headline(
+    measured: Measured,
     model: str,
     training: float,
     base: Sequence[Measurement],
@@ -201,23 +242,20 @@ def _headline(
     base's best, what both cost there and the break-even are found anew."""
     target = float(envelope.accuracy[-1]) - POINT
     at = _at_accuracy(
-        model,
-        training,
-        target,
-        _cheapest([_mean_curve(m) for m in base], target),
-        _cheapest([_mean_curve(m) for m in trained], target),
+        model, training, target, _ways(measured, base, target), _ways(measured, trained, target)
     )
     shared = sorted(set(base[0].problem_ids) & set(trained[0].problem_ids))
     if len(shared) < 2:
         return at
     replicates = [[_replicates(m, shared) for m in side] for side in (base, trained)]
     targets = np.max([accuracy.max(axis=1) for _, accuracy in replicates[0]], axis=0) - POINT
-    spend = [np.min([_reach(f, a, targets) for f, a in side], axis=0) for side in replicates]
-    queries = np.sort(_queries(training, *spend))
-    ends = [queries[round(share * (len(queries) - 1))] for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
-    return _at_accuracy(
-        model, training, target, at.base_flops, at.trained_flops, float(ends[0]), float(ends[1])
-    )
+    ways = [
+        [_Way(_fit(measured, m), _reach(f, a, targets)) for m, (f, a) in zip(side, drawn, strict=True)]
+        for side, drawn in zip((base, trained), replicates, strict=True)
+    ]
+    queries = np.sort(_queries(training, *ways))
+    low, high = (queries[round(share * (len(queries) - 1))] for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return replace(at, low=float(low), high=float(high))
 
 
 def _replicates(m: Measurement, problem_ids: Sequence[str]) -> tuple[Floats, Floats]:
@@ -229,11 +267,20 @@ def _replicates(m: Measurement, problem_ids: Sequence[str]) -> tuple[Floats, Flo
 
 
 def _frontier(
-    usable: dict[str, list[Measurement]], extra: dict[str, float], queries: float
+    measured: Measured,
+    usable: dict[str, list[Measurement]],
+    extra: dict[str, float],
+    queries: float,
 ) -> tuple[FrontierPoint, ...]:
     """The measured points that no cheaper one beats, cheapest first."""
     points = [
-        FrontierPoint(float(spend) + extra[model] / queries, float(value), model, m.selector.label, k)
+        FrontierPoint(
+            float(spend) + (extra[model] + _fit(measured, m)) / queries,
+            float(value),
+            model,
+            m.selector.label,
+            k,
+        )
         for model, measurements in usable.items()
         for m in measurements
         for k, spend, value in zip(m.ks, *_mean_curve(m), strict=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic_pool import synthetic_pool
 
+from reasoning.cli.verify import fitting_flops
 from reasoning.curves import Measured, Measurement, measure_pool
-from reasoning.iso_compute import POINT, iso_compute
+from reasoning.iso_compute import POINT, _queries, _Way, iso_compute
 from reasoning.select import open_selector
+from verifiers.numeric import Numeric
 
 
 def measurement(model, accuracy, flops, name="majority", problems=40):
@@ -125,3 +130,68 @@ def test_on_a_pool(tmp_path):
         assert (np.diff(envelope.accuracy) >= 0).all()
         assert np.isnan(envelope.reached(envelope.flops[:1] * 0.9)).all()
         np.testing.assert_array_equal(envelope.reached(envelope.flops), envelope.accuracy)
+
+
+def test_a_verifiers_fit_is_paid_for_by_the_strategies_that_ask_it():
+    # Both reach 60% (one point below the base's best) with the verifier alone: at 10 FLOPs a query (base) and at 4.
+    fitted = [
+        replace(
+            measurement(model, accuracy, flops), selector=open_selector("best_of_n:scorer=v", {"v": False})
+        )
+        for model, accuracy, flops in (("base", [0.60, 0.61], [10, 90]), ("t", [0.60, 0.70], [4, 8]))
+    ]
+    voting = [measurement("base", [0.30, 0.60], [5, 30]), measurement("t", [0.30, 0.60], [3, 6])]
+    before = toy({"base": 0.0, "t": 1200.0}, *fitted)
+    found = iso_compute(before)
+    assert found is not None
+    assert found.headline[0].queries == pytest.approx(1200 / (10 - 4))
+    # The fit costs both the same: nothing changes. A vote would do without it: it costs the base 30 a query and
+    # the trained model 6. Up to 900 / 20 queries the base does better without the verifier.
+    charged = replace(toy({"base": 0.0, "t": 1200.0}, *fitted), fits={"v": 900.0})
+    found = iso_compute(charged)
+    assert found is not None
+    assert found.headline[0].queries == pytest.approx(1200 / (10 - 4))
+    charged = replace(toy({"base": 0.0, "t": 1200.0}, *fitted, *voting), fits={"v": 900.0})
+    found = iso_compute(charged)
+    assert found is not None
+    # At Q queries: base min(10 Q + 900, 30 Q), trained min(4 Q + 900, 6 Q) + 1200: equal at 10 Q + 900 = 6 Q + 1200.
+    assert found.headline[0].queries == pytest.approx(300 / 4)
+    assert found.headline[0].low == found.headline[0].high == pytest.approx(300 / 4)
+    points = {(p.model, p.strategy, p.k): p.flops for p in found.frontiers[1000.0]}
+    assert points["t", voting[1].selector.label, 1] == pytest.approx(3 + 1200 / 1000)
+    assert points["t", fitted[1].selector.label, 1] == pytest.approx(4 + (1200 + 900) / 1000)
+    assert points["t", fitted[1].selector.label, 2] == pytest.approx(8 + (1200 + 900) / 1000)
+
+
+@given(
+    st.floats(1, 100),
+    *[st.lists(st.tuples(st.sampled_from([0.0, 30.0, 200.0]), st.floats(1, 50)), min_size=1, max_size=3)] * 2,
+)
+def test_from_the_break_even_on_the_trained_model_is_the_cheaper_one(training, base, trained):
+    sides = [[_Way(fit, np.array([spend])) for fit, spend in side] for side in (base, trained)]
+    queries = float(_queries(training, *sides)[0])
+
+    def lead(q):  # what the base's cheapest way costs in all beyond the trained model's
+        return min(f + s * q for f, s in base) - min(f + s * q for f, s in trained) - training
+
+    if math.isinf(queries):
+        assert min(s for _, s in base) <= min(s for _, s in trained)
+    for beyond in (1.001, 2.0, 100.0, 1e5):
+        if math.isfinite(queries) and queries > 0:
+            assert lead(queries * beyond) >= -1e-6 * queries * beyond * 50
+    if 0 < queries < math.inf:
+        assert lead(queries) == pytest.approx(0, abs=1e-6 * (1 + queries * 50))
+
+
+def test_a_fit_is_registered_beside_the_verdicts_and_is_no_model(tmp_path):
+    card = SimpleNamespace(measured={"flops": {"features": 2e9, "finetuned": 3e9}})
+    assert fitting_flops(SimpleNamespace(card=card)) == 5e9  # type: ignore[arg-type]
+    assert fitting_flops(Numeric()) == 0.0
+    with synthetic_pool(tmp_path, problems=4, chains=4) as pool:
+        before = pool.summary()["models"]
+        assert measure_pool(pool, oracle="numeric", scorers=["learned"]).fits == {}
+        pool.add_model("learned", {"verifier": True, "training": {"flops": 5e9}})
+        measured = measure_pool(pool, oracle="numeric", scorers=["learned"])
+        assert measured.fits == {"learned": 5e9}
+        assert "learned" not in measured.models
+        assert pool.summary()["models"] == before

@@ -60,6 +60,8 @@ def run(options: VerifyOptions) -> int:
     line = Line(f"verify {options.verifier}")
     budget, prices = terms(folder, options.budget, options.prices)
     with Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices) as ledger:
+        if fit := fitting_flops(verifier):
+            pool.add_model(verifier.name, {"verifier": True, "training": {"flops": fit}})
         report = verify(pool, verifier, progress=line, ledger=ledger)
     line.close()
     write_run(folder, "verify", asdict(options))
@@ -78,6 +80,12 @@ def run(options: VerifyOptions) -> int:
         )
     note(f"Next:  reasoning curve {folder}")
     return 0
+
+
+def fitting_flops(verifier: Verifier) -> float:
+    """What fitting a learned verifier took, the kinds that were compared included; 0 for others."""
+    measured = getattr(getattr(verifier, "card", None), "measured", {})
+    return float(sum(measured.get("flops", {}).values()))
 
 
 def verify_file(options: VerifyOptions, verifier: Verifier) -> int:

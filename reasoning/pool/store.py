@@ -356,7 +356,7 @@ class Pool:
             "path": str(self.path),
             "problems": len(self._orders()),
             "chains": len(self),
-            "models": list(self.models()),
+            "models": [model for model, info in self.models().items() if not info.get("verifier")],
             "samplings": len(self.samplings()),
             "verdicts": verdicts,
             "shards": sum(len(s.rows) for s in self._segments if isinstance(s, Sealed)),
