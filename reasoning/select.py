@@ -77,7 +77,7 @@ class ReadOnce:
 class Group:
     """The chains of one problem by one model under one sampling, as arrays over its n chains (by index).
 
-    correct: 1, 0 or NaN (verdict missing). A truncated chain is wrong and abstains, whatever it says.
+    correct: 1, 0 or NaN (verdict missing). A truncated chain is wrong once judged, and abstains, whatever it says.
     answers: class number of the answer, -1 where the chain abstains.
     scores, score_flops: of each verifier by name, (n,); NaN where missing.
     output_tokens, decode_flops: of each chain; NaN where the record does not say.
@@ -385,10 +385,12 @@ def _group(
 
 
 def _correct(chain: Chain, judged: Mapping[str, Verdict]) -> float:
+    verdict = judged.get(chain.key)
+    if verdict is None:  # of a pool judged in part, cut-off chains alone would count, and tilt it to wrong
+        return float("nan")
     if chain.truncated:
         return 0.0
-    verdict = judged.get(chain.key)
-    return float("nan") if verdict is None or verdict.missing else float(verdict.correct)
+    return float("nan") if verdict.missing else float(verdict.correct)
 
 
 def _score(verdict: Verdict | None) -> float:

@@ -414,3 +414,45 @@ def test_a_locale_without_the_sign_still_gets_the_table(tmp_path):
     assert done.returncode == 0, done.stderr
     assert b"pass@1" in done.stdout
     assert done.stdout.isascii()
+
+
+def test_an_import_names_a_command_that_works(run, tmp_path, capsys):
+    def next_after(rows, folder):
+        assert (
+            main(["import", str(rows), str(folder), *(["--map", "question=q,answer=a,response=r"] * plain)])
+            == 0
+        )
+        return capsys.readouterr().err.split("Next:  reasoning ")[-1].split()
+
+    rows, plain = tmp_path / "rows.jsonl", False
+    assert main(["pool", "export", str(run), "--to", str(rows)]) == 0
+    capsys.readouterr()
+    assert next_after(rows, tmp_path / "unjudged") == [
+        "verify",
+        str(tmp_path / "unjudged"),
+        "--verifier",
+        "NAME",
+    ]
+    assert main(["verify", str(run), "--verifier", "numeric"]) == 0
+    judged = tmp_path / "judged.jsonl"
+    assert main(["pool", "export", str(run), "--to", str(judged)]) == 0
+    capsys.readouterr()
+    command = next_after(judged, tmp_path / "judged")
+    assert command == ["curve", str(tmp_path / "judged"), "--verifier", "numeric"]
+    assert main(command) == 0
+    plain, outputs = True, tmp_path / "outputs.jsonl"
+    outputs.write_text('{"q": "1+1?", "a": "2", "r": "2"}\n')
+    assert next_after(outputs, tmp_path / "plain")[0] == "verify"
+
+
+def test_more_chains_than_memory_holds_are_refused_at_once(tmp_path, model, capsys):
+    assert main(sample(tmp_path / "r", model, "-n", "100000000")) == 2
+    assert "3 problems is 300,000,000 chains" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_greedy_chains_drawn_many_times_are_said(tmp_path, model, capsys):
+    assert main(sample(tmp_path / "r", model, "--temperature", "0")) == 0
+    assert "Give -n 1" in capsys.readouterr().err
+    assert main(sample(tmp_path / "one", model, "--temperature", "0", "-n", "1")) == 0
+    assert "Give -n 1" not in capsys.readouterr().err

@@ -48,6 +48,14 @@ def one_problem(path, verdicts, *, finish=(), texts=(), sampling=SAMPLED, n=None
     return pool
 
 
+def test_in_a_pool_judged_in_part_a_cut_off_chain_counts_no_sooner_than_a_finished_one(tmp_path):
+    right, wrong = Verdict(1.0, "7"), Verdict(0.0, "8")
+    finish = ("stop", "length", "stop", "length", "length", "length")
+    with one_problem(tmp_path, [right, wrong, right], finish=finish, n=6) as pool:
+        [group] = groups(pool, MODEL)
+    np.testing.assert_array_equal(group.correct, [1.0, 0.0, 1.0, np.nan, np.nan, np.nan])
+
+
 def test_groups_read_what_the_pool_holds(pool, some):
     problems = pool.problems()
     assert [g.problem_id for g in some] == list(problems)

@@ -59,4 +59,4 @@ def warnings(engine: str, tokenizer: Any, problems: list[Problem], sampling: Sam
         return []
     found: list[Finding] = [f for f in look(tokens, problems, sampling) if f.level != "note"]
     lines = [f"Prompt: {f.text}" for f in found]
-    return [*lines, f"See it:  reasoning prompt --task TASK --engine {engine}"] if lines else []
+    return [*lines, f"See it:  reasoning prompt TASK --engine {engine}"] if lines else []

@@ -46,7 +46,7 @@ class QueryOptions:
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     run: str = option(..., "folder of the run", metavar="RUN")
-    to: str = option(..., "FILE.jsonl, FILE.parquet, or a folder for a Hugging Face data set", metavar="--to")
+    to: str = option(..., "FILE.jsonl, FILE.parquet, or a folder for a Hugging Face data set")
     format: str = option("rows", "rows (can be imported again), or what trainers read", choices=FORMATS)
     verifier: str = option("", "whose verdicts go with the chains (default: the only one there is)")
     correct_only: bool = option(False, "only chains that the verifier finds correct")
@@ -56,7 +56,7 @@ class ExportOptions:
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
     runs: list[str] = option(..., "folders of runs", metavar="RUN")
-    to: str = option(..., "folder of the run that gets all (new, or one to add to)", metavar="--to")
+    to: str = option(..., "folder of the run that gets all (new, or one to add to)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ def check(options: CheckOptions) -> int:
         say(
             f"{report.path}: repaired. {report.lost_rows} rows were lost; {report.saved_rows} of damaged shards kept."
         )
-        note("Next:  the command that filled the pool makes lost chains anew.")
+        if report.lost_rows:
+            note("Next:  the command that filled the pool makes lost chains anew.")
         return 0
     say(
         f"{report.path}: damaged. {report.lost_rows} rows are lost, {report.saved_rows} of damaged shards can be "

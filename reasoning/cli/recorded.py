@@ -18,7 +18,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reasoning.agreement import Agreement
+from reasoning.agreement import LABEL, Agreement
 from reasoning.cli.show import note, say
 from reasoning.options import option
 from reasoning.pool import Pool
@@ -59,6 +59,7 @@ def run(options: ImportOptions) -> int:
             task=options.task,
             verifier=verifier,
         )
+        oracles = [name for name, oracle in pool.verifiers().items() if oracle]
         write_run(folder, "import", asdict(options))
     say(
         f"{folder}  {report.rows} rows, {report.problems} problems, {report.chains} chains read "
@@ -76,11 +77,17 @@ def run(options: ImportOptions) -> int:
             say(f"{options.verifier}: {report.verified.correct / judged:.1%} of {judged} chains are correct")
     if report.agreement is not None:
         show(report.agreement, options.disagreements)
-    note(
-        f"Next:  reasoning curve {folder}"
-        + (f" --verifier {verifier.name}" if verifier else " --verifier label")
-    )
+    note(f"Next:  {following(folder, verifier.name if verifier else '', oracles)}")
     return 0
+
+
+def following(folder: Path, judged_by: str, oracles: list[str]) -> str:
+    """The command to run next: the curve by the verifier asked for, else by what the rows brought along, else the
+    judging."""
+    if not judged_by and not oracles:
+        return f"reasoning verify {folder} --verifier NAME"
+    name = judged_by or (LABEL if LABEL in oracles else oracles[0])
+    return f"reasoning curve {folder} --verifier {name}"
 
 
 def show(found: Agreement, most: int) -> None:

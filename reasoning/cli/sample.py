@@ -28,6 +28,9 @@ from reasoning.sampling import sample
 from reasoning.spec import parse_spec
 from reasoning.tasks import parse_task, verifier_of
 
+MOST_CHAINS = 20_000_000
+"""Chains that one command may ask for: their keys take about 150 bytes each, 3 GB, before the first is drawn."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(Asking):
@@ -49,6 +52,11 @@ class SampleOptions(Asking):
 def run(options: SampleOptions) -> int:
     problems = problems_of(options)
     sampling = sampling_from(options)
+    refuse_too_many(len(problems), options.n)
+    if sampling.greedy and options.n > 1:
+        note(
+            f"Temperature 0 gives the same chain again: -n {options.n} draws it {options.n} times. Give -n 1."
+        )
     folder = Path(options.run)
     budget, prices = terms(folder, options.budget, options.prices)
     engine = engine_on(options.cluster, options.engine)
@@ -94,6 +102,15 @@ def sampling_from(options: Any) -> Sampling:
         )
     except ValueError as e:
         raise UserError(f"{e}.") from None
+
+
+def refuse_too_many(problems: int, n: int) -> None:
+    """Raise UserError for more chains than one command can keep the keys of in memory."""
+    if problems * n > MOST_CHAINS:
+        raise UserError(
+            f"-n {n} of {problems} problems is {problems * n:,} chains; one command draws at most {MOST_CHAINS:,}. "
+            "Lower -n, or draw the problems in parts, by a filter of the task."
+        )
 
 
 def refuse_spent(ledger: Ledger, folder: Path) -> None:

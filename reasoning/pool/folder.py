@@ -138,7 +138,10 @@ class Folder:
 
     def _write_format(self) -> None:
         temporary = self.path / f".pool.json.{secrets.token_hex(4)}"
-        temporary.write_text(json.dumps({"format": FORMAT, "what": "a pool of chains of thought"}) + "\n")
+        with temporary.open("w") as file:
+            file.write(json.dumps({"format": FORMAT, "what": "a pool of chains of thought"}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name without the content
         temporary.rename(self.path / "pool.json")
         fsync_folder(self.path)
         self.format = FORMAT
@@ -147,7 +150,10 @@ class Folder:
         try:
             found = json.loads((self.path / "pool.json").read_text())["format"]
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise PoolError(f"{self.path / 'pool.json'}: cannot be read ({type(e).__name__}: {e}).") from e
+            raise PoolError(
+                f"{self.path / 'pool.json'}: cannot be read ({type(e).__name__}: {e}). It only says the pool's "
+                f'format: if this version filled the pool, write {{"format": {FORMAT}}} there.'
+            ) from e
         if not isinstance(found, int) or not 1 <= found <= FORMAT:
             raise PoolError(
                 f"{self.path}: written by a newer version, in pool format {found}; this one reads formats up to "

@@ -112,3 +112,13 @@ def test_odd_but_honest_numbers_are_stored_as_plain_ones(tmp_path):
         (back,) = pool.chains()
     assert back == odd
     assert [type(v) for v in (back.index, back.cost.prompt_tokens, back.cost.flops)] == [int, int, float]
+
+
+def test_a_broken_format_file_says_what_to_write_there(tmp_path):
+    Pool.open(tmp_path / "r").close()
+    path = tmp_path / "r" / "pool" / "pool.json"
+    path.write_text('{"form')
+    with pytest.raises(PoolError, match=r'write \{"format": 2\} there'):
+        Pool.open(tmp_path / "r")
+    path.write_text('{"format": 2}')
+    Pool.open(tmp_path / "r").close()
