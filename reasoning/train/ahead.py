@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from reasoning.train.generators import Generator
-from reasoning.train.sources import Source, StepData
+from reasoning.train.sources import BudgetSpent, Source, StepData
 
 
 @dataclass(slots=True)
@@ -37,7 +37,12 @@ class InStep:
         self.source = source
 
     def take(self, step: int, version: str) -> StepData:
-        return self.source.draw(step)
+        before = copy.deepcopy(self.source.state)
+        try:
+            return self.source.draw(step)
+        except BudgetSpent:
+            self.source.state.update(before)  # as if it had not been tried
+            raise
 
     def state(self) -> dict[str, Any]:
         return {"source": copy.deepcopy(self.source.state), "ahead": []}

@@ -15,6 +15,7 @@ from reasoning.engines import open_engine
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import UserError
 from reasoning.spec import parse_spec
+from reasoning.train.distributed import read_environment
 
 REFUSED = {
     "openai": "a server cannot take over new weights after every step",
@@ -105,6 +106,11 @@ def check_engine(spec: str) -> None:
     if parsed.argument:
         raise UserError(
             f"--engine {spec}: leave {parsed.argument!r} out; --model says which model is trained and drawn from."
+        )
+    if parsed.name == "vllm" and read_environment()[0].size > 1:
+        raise UserError(
+            "--engine vllm draws for one process: start without torchrun (vllm:tensor_parallel_size=N cuts it among "
+            "GPUs), or leave --engine out."
         )
     if parsed.name == "transformers" and parsed.options:
         raise UserError(

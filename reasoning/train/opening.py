@@ -16,6 +16,8 @@ from reasoning.spec import parse_spec
 from reasoning.tasks import load_problems, parse_task, verifier_of, without
 from reasoning.tasks.base import Demonstration
 from reasoning.train.accepted import Accepted, settle
+from reasoning.train.assemble import loaded_dtype
+from reasoning.train.distributed import ALONE, Ranks
 from reasoning.train.evaluate import HeldOut
 from reasoning.train.fresh import is_fresh, new_model
 from reasoning.train.options import TrainOptions
@@ -38,12 +40,15 @@ def chosen_device(name: str) -> str:
 
 
 def open_model(
-    options: TrainOptions, name: str, demonstrations: Sequence[Demonstration]
+    options: TrainOptions, name: str, demonstrations: Sequence[Demonstration], ranks: Ranks = ALONE
 ) -> TransformersEngine:
     """The model to train, in the engine; an empty one has a tokenizer made from ``demonstrations``."""
     if not is_fresh(options.model):
         return TransformersEngine.open(
-            options.model, device=options.device, dtype=options.dtype, max_rows=options.max_rows
+            options.model,
+            device=options.device,
+            dtype=loaded_dtype(options, ranks),
+            max_rows=options.max_rows,
         )
     texts = (p.prompt + completion for p, completion in demonstrations[:4000])
     model, tokenizer = new_model(options.model, texts, options.seed)
@@ -80,10 +85,9 @@ def tasks_of(options: TrainOptions, say: Callable[[str], None]) -> tuple[list[We
     tasks = [
         Weighted(name, weight, load_problems(spec)) for name, (spec, weight) in zip(names, parts, strict=True)
     ]
-    judges: list[Verifier] = [open_verifier(options.verifier or verifier_of(spec)) for spec, _ in parts]
-    if options.on_verifier_error == "skip":
-        judges = [Lenient(judge, say) for judge in judges]
-    return tasks, judges
+    judges = [open_verifier(options.verifier or verifier_of(spec)) for spec, _ in parts]
+    skip = options.on_verifier_error == "skip"
+    return tasks, [Watched(judge, skip, say) for judge in judges]
 
 
 def held_out_of(options: TrainOptions, say: Callable[[str], None]) -> list[HeldOut]:
@@ -99,9 +103,8 @@ def held_out_of(options: TrainOptions, say: Callable[[str], None]) -> list[HeldO
             judge = open_verifier(options.eval_verifier)
         else:
             judge = given if given is not None and given.oracle else open_verifier(verifier_of(spec))
-        if options.on_verifier_error == "skip":
-            judge = Lenient(judge, say)
-        found.append(HeldOut(name, weight, load_problems(spec), judge))
+        watched = Watched(judge, options.on_verifier_error == "skip", say)
+        found.append(HeldOut(name, weight, load_problems(spec), watched))
     return found
 
 
@@ -128,33 +131,49 @@ def accepted_of(options: TrainOptions, evaluation: Sequence[Problem]) -> tuple[l
     return allowed, lines
 
 
-class Lenient:
-    """A verifier whose failures are missing verdicts: where a batch makes it raise, it is asked one by one. Says so
-    once."""
+FAILURES = ("error", "infrastructure", "protocol")
+"""Statuses of a missing verdict that are the verifier's own failure, not the chain's or the reference's."""
 
-    def __init__(self, verifier: Verifier, say: Callable[[str], None]):
-        self.verifier, self.say = verifier, say
+
+class Watched:
+    """A verifier whose failures stop the run before anything of them is stored, so that they are judged again when
+    it goes on; or, with ``skip``, are missing verdicts, said once. Where a batch makes it raise, it is asked one by
+    one."""
+
+    def __init__(self, verifier: Verifier, skip: bool, say: Callable[[str], None]):
+        self.verifier, self.skip, self.say = verifier, skip, say
         self.name, self.oracle = verifier.name, verifier.oracle
-        self.said = False
 
     def verify(self, attempts: Sequence[Attempt]) -> list[Verdict]:
+        if not self.skip:
+            verdicts = self.verifier.verify(attempts)
+            failed = [v for v in verdicts if isinstance(v, Verdict) and v.missing and v.status in FAILURES]
+            if failed:
+                raise UserError(
+                    f"Verifier {self.name!r} failed on {len(failed)} of {len(verdicts)} chains ({failed[0].status}: "
+                    f"{failed[0].reason or 'no reason given'}). Mend it and run the same command again, or add "
+                    "--on-verifier-error skip to leave such chains out."
+                )
+            return verdicts
+        verdicts = self._one_by_one(attempts)
+        for verdict in verdicts:
+            if verdict.missing and verdict.status in FAILURES:
+                self.say(
+                    f"Verifier {self.name!r} failed ({verdict.status}: {verdict.reason}). Such chains are left out "
+                    "(rewards_missing counts them)."
+                )
+                self.say = lambda text: None
+        return verdicts
+
+    def _one_by_one(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         try:
             return self.verifier.verify(attempts)
         except Exception as error:  # whatever a reward function raises, its chain has no reward
             if len(attempts) == 1:
-                return [self._missing(error)]
-        return [self.verify([attempt])[0] for attempt in attempts]
+                said = " ".join(str(error).split())[:200]
+                return [Verdict(None, status="error", reason=f"{type(error).__name__}: {said}")]
+        return [self._one_by_one([attempt])[0] for attempt in attempts]
 
     def worst_case(self, attempts: Sequence[Attempt]) -> tuple[int, float]:
         tell = getattr(self.verifier, "worst_case", None)
         return tell(attempts) if tell is not None else (0, 0.0)
-
-    def _missing(self, error: Exception) -> Verdict:
-        said = " ".join(str(error).split())[:200]
-        if not self.said:
-            self.said = True
-            self.say(
-                f"Verifier {self.name!r} failed with {type(error).__name__}: {said}. Such chains are left out "
-                "(rewards_missing counts them)."
-            )
-        return Verdict(None, status="error", reason=f"{type(error).__name__}: {said}")

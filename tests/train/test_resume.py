@@ -1,11 +1,11 @@
-"""Killed in any phase of a step, a run that is started again ends with the same bits; also with roll-outs drawn ahead."""
+"""Killed in any phase of a step, a run that goes on ends with the same bits; also with roll-outs drawn ahead."""
 
 import os
 from dataclasses import replace
 
 import pytest
 import small_runs
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import killed_in, metrics, reinforce
 
 from reasoning.errors import PoolError, UserError
@@ -80,8 +80,6 @@ def test_drawn_ahead_is_the_same_every_time_and_a_step_older(home, whole):
     rows = metrics(home, "again")[1:]
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
     assert rows[1]["sampling_logp_difference/mean"] > 0
-    plain, ahead = metrics(home, whole().parent.name), metrics(home, "again")
-    assert plain[1]["reward"] == ahead[1]["reward"]  # the first step is drawn by the same weights
     with Pool.open(home / "again", read_only=True) as pool:
         drawn = {c.model for c in pool.chains() if c.sampling.seed == 0}
     assert len(drawn) == 3  # four steps: the first weights drew two
@@ -99,7 +97,7 @@ def test_chains_of_weights_that_are_gone_cannot_be_drawn_again(home, monkeypatch
         train(options)
 
 
-def test_a_changed_setting_or_another_model_is_refused(home, monkeypatch, tmp_path):
+def test_a_changed_setting_or_another_model_is_refused(home, monkeypatch):
     options = reinforce(home, "changed")
     killed_in(monkeypatch, loop, "save_checkpoint", 1, options)
     with pytest.raises(UserError, match=r"was begun without --clip-high, and now it is 0\.3"):
@@ -109,11 +107,10 @@ def test_a_changed_setting_or_another_model_is_refused(home, monkeypatch, tmp_pa
     base = home / "base" / "model" / "model.safetensors"
     kept = base.read_bytes()
     try:
-        base.write_bytes((home / "changed" / "best" / "model.safetensors").read_bytes())
+        save_file({name: tensor + 1 for name, tensor in load_file(base).items()}, base, {"format": "pt"})
         with pytest.raises(UserError, match=r"comes from base@\w+, and --model is base@\w+ now"):
             train(options)
     finally:
         base.write_bytes(kept)
-    assert (
-        train(replace(options, patience=9, keep="best")).resumed_at == 1
-    )  # these change nothing that is learned
+    harmless = replace(options, patience=9, keep="best")
+    assert train(harmless).resumed_at == 1

@@ -1,0 +1,247 @@
+"""What a run does beside learning: it stops when told to, keeps the best and keeps to its purse, tells trackers, and
+says in one line what is wrong."""
+
+import json
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+import small_runs
+import torch
+from safetensors.torch import load_file
+from small_runs import metrics, reinforce
+
+from reasoning.budget import Budget, Ledger
+from reasoning.errors import BudgetError, EngineError, MissingExtra, ReasoningError, UserError
+from reasoning.pool import Pool
+from reasoning.tasks import verifier_of
+from reasoning.train import checks, evaluate
+from reasoning.train.journal import Journal
+from reasoning.train.loop import train
+from reasoning.train.objective import objective
+from reasoning.train.peaks import of_device
+from reasoning.train.trackers import open_trackers
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return small_runs.made(tmp_path_factory, "running")
+
+
+def reward(home, name, body):
+    (home / f"{name}.py").write_text(f"def {name}(response, **_):\n    {body}\n")
+    return f"{home}/{name}.py:{name}"
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_several_tasks_each_with_its_verifier_and_rewards_that_add_up(home):
+    mixed = reinforce(
+        home,
+        "mixed",
+        task="word:train:n=9*2+countdown:train:n=9*1",
+        eval_task="word:dev:n=3*1+countdown:dev:n=3*3",
+        verifier="",
+        steps=2,
+        problems_per_step=6,
+    )
+    rare = reward(home, "rare", "return float(len(response) % 3 == 0)")
+    train(replace(mixed, verifier=f"{home}/reward.py:even*1.0+{rare}*0.5"))
+    rows = metrics(home, "mixed")
+    assert [(row["problems/word"], row["problems/countdown"]) for row in rows[1:]] == [(4, 2), (4, 2)]
+    both = (2 * rows[1]["reward/word"] + rows[1]["reward/countdown"]) / 3
+    assert rows[1]["reward"] == pytest.approx(both)
+    last = rows[-1]
+    mean = (last["eval/pass@1/word"] + 3 * last["eval/pass@1/countdown"]) / 4
+    assert last["eval/pass@1"] == pytest.approx(mean)
+    with Pool.open(home / "mixed", read_only=True) as pool:
+        [name] = [n for n in pool.verifiers() if "*" in n]
+        assert {round(v.score, 3) for v in pool.verdicts(name).values()} <= {0, 0.333, 0.667, 1}
+
+
+def test_without_a_verifier_given_each_task_brings_its_own(home):
+    train(reinforce(home, "own", task="word:train:n=4*1+countdown:train:n=4*1", verifier="", steps=1))
+    with Pool.open(home / "own", read_only=True) as pool:
+        assert sorted(pool.verifiers()) == sorted({verifier_of("word"), verifier_of("countdown")})
+
+
+def test_patience_ends_a_run_and_the_best_weights_are_kept(home, monkeypatch):
+    """The second evaluation is the best; two later ones are not better."""
+    figures = iter([0.1, 0.4, 0.3, 0.4, 0.2, 0.9])
+    monkeypatch.setattr("reasoning.train.loop.evaluate", lambda *_: ({"eval/pass@1": next(figures)}, []))
+    said = []
+    options = reinforce(home, "patient", steps=5, patience=2, keep="best")
+    result = train(options, log=said.append)
+    assert result.summary["steps"] == 3
+    assert result.summary["stopped"] == "patience"
+    assert result.summary["best"] == {"step": 1, "figure": 0.4}
+    assert "Stopped after step 3" in said[-1]
+    one = train(reinforce(home, "one", steps=5, patience=0, eval_every=0, eval_task=""))
+    kept, last = weights(home / "patient" / "model"), weights(one.folder)
+    assert not all(torch.equal(kept[n], last[n]) for n in kept)
+    best = weights(home / "patient" / "best")
+    assert all(torch.equal(kept[n], best[n]) for n in kept)
+
+
+def test_a_training_set_is_solved_when_a_whole_pass_was_right(tmp_path):
+    journal = Journal(tmp_path, 0, 9, 0, print)
+    journal.rows = [{"step": i, "frac_reward_zero_std/all_right": 1.0} for i in range(3)]
+    assert journal.solved(1)
+    assert not journal.solved(4)
+    journal.rows[1]["frac_reward_zero_std/all_right"] = 0.9
+    assert not journal.solved(1)
+
+
+def test_a_solved_run_ends(home, monkeypatch):
+    monkeypatch.setattr("reasoning.train.journal.Journal.solved", lambda self, steps: len(self.rows) > 2)
+    said = []
+    result = train(reinforce(home, "solved", steps=9), log=said.append)
+    assert result.summary["steps"] == 2
+    assert "every chain of the last steps was right" in said[-1]
+
+
+def test_a_budget_is_kept_and_a_larger_one_goes_on(home):
+    whole = train(reinforce(home, "unlimited", eval_every=0, eval_task=""))
+    with Ledger(path=home / "unlimited", read_only=True) as ledger:
+        spent = ledger.spent.cost.tokens
+    said = []
+    small = reinforce(home, "small", eval_every=0, eval_task="", budget=f"tokens={spent * 2 // 3 + 1500}")
+    first = train(small, log=said.append)
+    assert 0 < first.summary["steps"] < 3
+    assert first.summary["stopped"] == "budget"
+    assert "the budget has no room for another step" in said[-1]
+    with Ledger(Budget.parse(small.budget), path=home / "small") as ledger:
+        assert ledger.spent.cost.tokens <= ledger.budget.tokens
+    assert train(small).finished_before
+    second = train(replace(small, budget="tokens=1e7"))
+    assert second.resumed_at == first.summary["steps"]
+    a, b = weights(whole.folder), weights(second.folder)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_budget_for_no_step_is_refused(home):
+    with pytest.raises(BudgetError, match="cannot pay for one step"):
+        train(reinforce(home, "poor", eval_task="", budget="tokens=500"))
+    assert not (home / "poor" / "model").exists()
+
+
+def test_dynamic_sampling_refills_within_the_budget(home):
+    options = reinforce(home, "refill", "dapo", eval_task="", eval_every=0, budget="tokens=9000")
+    rare = reward(home, "rare", "return float(len(response) % 3 == 0)")
+    result = train(replace(options, verifier=rare, steps=6, overlong_buffer=8))
+    with Ledger(path=home / "refill", read_only=True) as ledger:
+        assert ledger.spent.cost.tokens <= 9000
+    assert result.summary["stopped"] in ("budget", "steps")
+
+
+def test_samples_and_intervals_come_with_every_evaluation(home):
+    train(reinforce(home, "read", steps=1))
+    rows = [json.loads(line) for line in (home / "read" / "samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0] * evaluate.SHOWN + [1] * evaluate.SHOWN
+    assert {"prompt", "chain", "score", "reference", "finish_reason"} <= rows[0].keys()
+    last = metrics(home, "read")[-1]
+    assert last["eval/pass@2_low"] <= last["eval/pass@2"] <= last["eval/pass@2_high"]
+    assert last["eval/avg@2"] == last["eval/pass@1"]
+    text = (home / "read" / "metrics.jsonl").read_text()
+    assert "tokens_per_second" in text
+    assert "NaN" not in text
+    assert of_device("NVIDIA H100 80GB HBM3", torch.bfloat16) == 989e12
+    assert of_device("Some other card", torch.bfloat16) is None
+
+
+@pytest.mark.filterwarnings("default")  # of tensorboard's own dependencies
+def test_tensorboard_gets_every_row(home):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(reinforce(home, "board", steps=2, track=["tensorboard"]))
+    found = accumulator.EventAccumulator(str(home / "board" / "tensorboard"))
+    found.Reload()
+    rows = metrics(home, "board")
+    assert [e.step for e in found.Scalars("reward")] == [1, 2]
+    assert [e.value for e in found.Scalars("reward")] == pytest.approx([row["reward"] for row in rows[1:]])
+    assert [e.step for e in found.Scalars("eval/pass@1")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_the_other_trackers_get_the_same_calls(tmp_path, monkeypatch, name):
+    """By a stand-in of the package's interface, not the package itself."""
+    calls = []
+    module = types.ModuleType(name)
+    module.init = lambda **given: calls.append(("init", given["project"], given["resume"])) or module
+    module.log = lambda figures, step: calls.append(("log", step, figures))
+    module.finish = lambda: calls.append(("finish",))
+    monkeypatch.setitem(sys.modules, name, module)
+    [tracker] = open_trackers([name, name], tmp_path, {"lr": 0.1}, 0)
+    tracker.log(3, {"reward": 0.5})
+    tracker.close()
+    assert calls == [("init", "reasoning", "allow"), ("log", 3, {"reward": 0.5}), ("finish",)]
+
+
+def test_a_tracker_that_is_not_installed_names_its_extra(home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(MissingExtra, match=r"reasoning-toolkit\[trackio\]"):
+        train(reinforce(home, "untracked", track=["trackio"]))
+    assert not (home / "untracked").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "words"),
+    [
+        ("return None", ReasoningError, "judged none of the"),
+        ("return float('nan')", UserError, "failed on .* returned nan"),
+        ("return [0.5, 0.5]", UserError, r"failed on .* \(error: .*--on-verifier-error skip"),
+        ("raise RuntimeError('out of order')", UserError, "failed on .* RuntimeError.*out of order"),
+    ],
+)
+def test_rewards_that_are_none_stop_the_run(home, body, error, words):
+    name = f"odd{len(body)}"
+    with pytest.raises(error, match=words):
+        train(reinforce(home, name, verifier=reward(home, name, body), eval_task=""))
+    assert not (home / name / "model").exists()
+
+
+def test_a_list_of_the_wrong_length_is_refused(home, tmp_path):
+    (home / "short.py").write_text(
+        "class Short:\n    name, oracle = 'short', False\n    def verify(self, attempts):\n        return []\n"
+        "short = Short()\n"
+    )
+    with pytest.raises((EngineError, UserError), match="short"):
+        train(reinforce(home, "short", verifier=f"{home}/short.py:short", eval_task=""))
+
+
+def test_failing_verdicts_are_left_out_when_that_is_asked_for(home):
+    said = []
+    body = "assert len(response) % 3, 'no judgement'\n    return float(len(response) % 2)"
+    options = reinforce(home, "skipping", verifier=reward(home, "shaky", body), eval_task="", steps=1)
+    with pytest.raises(UserError, match=r"failed on .*AssertionError.*no judgement"):
+        train(options)
+    result = train(replace(options, on_verifier_error="skip"), log=said.append)
+    assert metrics(home, "skipping")[-1]["rewards_missing"] > 0
+    assert sum("Such chains are left out" in text for text in said) == 1
+    assert result.summary["stopped"] == "steps"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_staleness": 2}, "goes with --asynchronous"),
+        ({"asynchronous": True, "objective": "rloo"}, "--mismatch token_truncate"),
+        ({"patience": 2, "eval_task": ""}, "--patience counts evaluations"),
+        ({"keep": "best", "eval_task": ""}, "--keep best needs evaluations"),
+        ({"curriculum": "0.9"}, "LOW-HIGH"),
+        ({"engine": "openai:model"}, "a server cannot take over new weights"),
+        ({"engine": "vllm:other/model"}, "leave 'other/model' out"),
+        ({"engine": "replay"}, "recorded chains cannot follow"),
+        ({"source": ["pool:x"]}, "--objective expert_iteration"),
+        ({"source": ["pool:x"], "objective": "expert_iteration"}, "leave --task out"),
+        ({"budget": "price=3"}, "no price table"),
+        ({"objective": "sft", "asynchronous": True}, "this run draws none"),
+        ({"task": "word:train*1+countdown:train"}, "each needs a weight"),
+    ],
+)
+def test_settings_that_contradict_each_other(home, changes, words):
+    options = replace(reinforce(home, "never"), **changes)
+    with pytest.raises(UserError, match=words):
+        checks.check(options, objective(options.objective, **options.axes()))
