@@ -47,7 +47,7 @@ NAMES = {
 
 class Journal:
     """Rows so far, on the disk and in memory. upto: the step that the run goes on from; rows after it are computed
-    again and dropped."""
+    again and dropped. writes: False for a process beside the one that writes."""
 
     def __init__(
         self,
@@ -57,19 +57,26 @@ class Journal:
         every: int,
         say: Callable[[str], None],
         trackers: Sequence[Tracker] = (),
+        writes: bool = True,
     ):
         self.metrics, self.samples = run / "metrics.jsonl", run / "samples.jsonl"
-        self.rows = keep_rows(self.metrics, upto)
-        keep_rows(self.samples, upto)
+        self.writes = writes
+        if writes:
+            self.rows = keep_rows(self.metrics, upto)
+            keep_rows(self.samples, upto)
+        else:
+            self.rows = [row for row in read_rows(self.metrics) if row["step"] <= upto]
         self.steps, self.every, self.say, self.trackers = steps, every, say, trackers
 
     def write(self, row: dict[str, Any], read: Iterable[dict[str, Any]] = ()) -> None:
         """A step's row, figures that are no numbers left out; and the chains to read that came with it."""
         row = {k: v for k, v in row.items() if not (isinstance(v, float) and not math.isfinite(v))}
         step = row["step"]
+        self.rows.append(row)
+        if not self.writes:
+            return
         _append(self.samples, [{"step": step, **chain} for chain in read])
         _append(self.metrics, [row])
-        self.rows.append(row)
         for tracker in self.trackers:
             tracker.log(step, {name: value for name, value in row.items() if name != "step"})
         every = self.every or max(1, self.steps // 25)
@@ -124,7 +131,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(text)
-                row["step"] + 0
+                row["step"] = int(row["step"])
             except (ValueError, KeyError, TypeError):
                 break  # a torn tail: the line was being written when the run was killed
             rows.append(row)

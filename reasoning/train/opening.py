@@ -13,8 +13,9 @@ from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import UserError
 from reasoning.records import Problem, digest
 from reasoning.spec import parse_spec
-from reasoning.tasks import load_problems, parse_task, verifier_of, without
+from reasoning.tasks import load_problems, parse_task, text_or_file, verifier_of, without
 from reasoning.tasks.base import Demonstration
+from reasoning.tasks.conversation import converse
 from reasoning.train.accepted import Accepted, settle
 from reasoning.train.assemble import loaded_dtype
 from reasoning.train.distributed import ALONE, Ranks
@@ -63,10 +64,17 @@ def demonstrations_of(options: TrainOptions) -> list[Demonstration]:
         return read_demonstrations(Path(given))
     if len(parse_mixture(options.task)) > 1:
         raise UserError("Demonstrations come from one task: train on the tasks one after the other.")
-    task, split, _ = parse_task(options.task)
+    task, split, asked = parse_task(options.task)
+    system = asked.pop("system", "") if "system" not in task.options else ""
+    for key in asked:
+        raise UserError(
+            f"--task {options.task}: {key} says nothing of demonstrations (system=TEXT does); write it as "
+            "--demonstrations key=value where the task has such demonstrations."
+        )
     pairs = parse_spec(f"demonstrations:{given}").options if given else {}
     count = options.steps * options.problems_per_step
-    return task.demonstrations(split, count, options.seed, **pairs)
+    found = task.demonstrations(split, count, options.seed, **pairs)
+    return [(converse(problem, system=text_or_file(system)), text) for problem, text in found]
 
 
 def pairs_of(options: TrainOptions, spec: str) -> list[Pair]:

@@ -20,6 +20,7 @@ from reasoning.budget import Reservation
 from reasoning.errors import UserError
 from reasoning.records import Cost, Problem, digest
 from reasoning.tasks.base import Demonstration
+from reasoning.tasks.conversation import check_messages, with_messages
 from reasoning.train.rows import Row
 
 
@@ -90,7 +91,8 @@ class DemonstrationSource:
 
 
 def read_demonstrations(path: Path) -> list[Demonstration]:
-    """JSONL rows of {"prompt": ..., "completion": ...}. Raises UserError naming a malformed line."""
+    """JSONL rows of {"prompt": ..., "completion": ...}; the prompt may be a list of messages (roles and contents),
+    which a chat model is shown by its template. Raises UserError naming a malformed line."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of demonstrations (JSONL rows of prompt and completion).")
     found: list[Demonstration] = []
@@ -102,9 +104,15 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
             prompt, completion = row["prompt"], row["completion"]
         except (json.JSONDecodeError, KeyError, TypeError) as e:
             raise UserError(f"{path}, line {number}: not a row of prompt and completion ({e}).") from None
-        if not isinstance(prompt, str) or not isinstance(completion, str):
+        if not isinstance(prompt, str | list) or not isinstance(completion, str):
             raise UserError(f"{path}, line {number}: prompt and completion must be text.")
-        found.append((Problem.make(prompt, None, "demonstration"), completion))
+        if isinstance(prompt, str):
+            found.append((Problem.make(prompt, None, "demonstration"), completion))
+            continue
+        messages = check_messages(prompt, f"{path}, line {number}")
+        question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+        problem = with_messages(Problem.make(question, None, "demonstration"), messages)
+        found.append((problem, completion))
     if not found:
         raise UserError(f"{path}: holds no demonstration.")
     return found

@@ -8,13 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from reasoning.durable import AppendFile
+from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import PoolError, ReasoningError, UserError
 from reasoning.pool import Pool
+from reasoning.tasks.conversation import as_text
+from reasoning.train.fresh import new_model
 from reasoning.train.journal import TIMES, keep_rows
+from reasoning.train.learner import Learner
 from reasoning.train.loop import train
 from reasoning.train.objective import PRESETS
+from reasoning.train.opening import demonstrations_of
 from reasoning.train.options import TrainOptions
-from reasoning.train.sources import choose, read_demonstrations
+from reasoning.train.sources import DemonstrationSource, choose, read_demonstrations
 
 SMALL = "new:tiny:hidden=32,layers=1,heads=2,kv_heads=1,ffn=48,words=160"
 
@@ -130,18 +135,23 @@ def test_a_killed_run_ends_with_the_same_bits(home, objective):
         assert all(row["value_loss"] > 0 for row in rows)
 
 
-def test_a_restarting_objective_learns_from_the_starting_weights(home):
-    """Two rounds of ReST-EM end where one SFT step on the second round's chains from the base ends."""
-    one = train(reinforce(home, "again1", "rest_em", steps=1))
-    two = train(reinforce(home, "again2", "rest_em", steps=2))
-    kept = train(reinforce(home, "again3", "expert_iteration", steps=2))
-    a, b, c = (load_file(r.folder / "model.safetensors") for r in (one, two, kept))
+def test_a_restarting_objective_learns_from_the_starting_weights(home, monkeypatch):
+    """At each restart the weights are those of the start again, and the optimizers remember nothing."""
     base = load_file(home / "base" / "model" / "model.safetensors")
+    restart, before = Learner.restart, []
 
-    def moved(weights):
-        return sum(float((weights[n] - base[n]).square().sum()) for n in base) ** 0.5
+    def spy(self, weights):
+        named = dict(self.model.named_parameters())
+        before.append(all(torch.equal(named[n], base[n]) for n in base))
+        restart(self, weights)
+        assert all(torch.equal(named[n], base[n]) for n in base)
+        assert not any(optimizer.state for optimizer in self.optimizers)
 
-    assert moved(b) < 1.5 * moved(a) < 1.5 * moved(c)
+    monkeypatch.setattr(Learner, "restart", spy)
+    train(reinforce(home, "again", "rest_em", steps=2))
+    assert before == [True, False]
+    train(reinforce(home, "onward", "expert_iteration", steps=2))
+    assert len(before) == 2
 
 
 def test_the_cold_start_resumes_to_the_bit(home):
@@ -182,7 +192,7 @@ def test_metrics_carry_the_names_of_the_field(home):
     wanted |= {"sampling_logp_difference/mean", "sampling_logp_difference/max", "wasted_token_fraction"}
     assert wanted <= rows[1].keys()
     assert rows[1]["sampling_logp_difference/max"] < 0.2  # off-policy only by the minibatches before
-    assert 0 < rows[1]["reward"] < 1
+    assert any(0 < row["reward"] < 1 for row in rows[1:])
 
 
 def test_the_first_minibatch_is_on_policy_to_rounding(home):
@@ -275,3 +285,18 @@ def test_a_torn_metrics_line_is_dropped(tmp_path):
     path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"ste')
     assert keep_rows(path, 1) == [{"step": 0}, {"step": 1}]
     assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
+def test_demonstrations_are_shown_as_conversations(tmp_path):
+    """A list of messages, or a task with a system prompt: the ids that a draw of the same problem is shown."""
+    engine = TransformersEngine(*new_model(SMALL, ["Q: 1+1? 2"], 0), name="chat", version="0", chat="no")
+    turns = [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+1?"}]
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"prompt": turns, "completion": " 2"}) + "\n")
+    [(problem, completion)] = read_demonstrations(path)
+    data = DemonstrationSource([(problem, completion)], engine, 1, 0).draw(0)
+    assert engine.decode(data.groups[0][0].prompt_ids) == as_text(turns)
+    options = sft(tmp_path, task="word:train:system=Think.", steps=1)
+    assert demonstrations_of(options)[0][0].prompt.startswith("Think.\n\nQ:")
+    with pytest.raises(UserError, match="few_shot says nothing of demonstrations"):
+        demonstrations_of(replace(options, task="word:train:few_shot=2"))
