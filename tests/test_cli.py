@@ -130,7 +130,7 @@ MISTAKES = [
         "reasoning verify",
     ),
     (
-        ["train", "{tmp}/t", "--model", "{model}", "--task", "word:train:n=9", "--objective", "gpro"],
+        ["train", "{tmp}/t", "--model", "{model}", "--task", "word:train:n=9", "--objective", "grppo"],
         "Did you mean 'grpo'?",
     ),
     (["sample", "{tmp}/r", "-n", "0"], "-n must be 1 or above, not 0"),
