@@ -38,6 +38,8 @@ def open_learner(
     kind = DTYPES[loaded_dtype(options, ranks)]
     if next(model.parameters()).dtype != kind:
         model.to(kind)
+    if ranks.size > 1 and options.asynchronous:
+        raise UserError("--asynchronous is for one process: leave it out, or start without torchrun.")
     sharded = ranks.size > 1 and options.shard == "fsdp"
     if sharded and options.optimizer != "adamw":
         raise UserError(f"--optimizer {options.optimizer} needs whole matrices: use adamw, or --shard ddp.")

@@ -7,9 +7,10 @@ read the whole step from the pool. Knows nothing of objectives or pools.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -134,6 +135,16 @@ def join(device: str) -> tuple[Ranks, str]:
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
     return ranks, device
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+    """`join`, and part again."""
+    ranks, device = join(device)
+    try:
+        yield ranks, device
+    finally:
+        leave(ranks)
 
 
 def leave(ranks: Ranks) -> None:

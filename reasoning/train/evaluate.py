@@ -18,6 +18,8 @@ from reasoning.records import Cost, Draw, Problem, Sampling
 from reasoning.sampling import sample, verify
 from reasoning.select import groups, open_selector
 from reasoning.statistics import bca_interval, t_interval
+from reasoning.train.distributed import ALONE, Ranks
+from reasoning.train.together import meet
 from verifiers import Verifier
 
 SHOWN = 4
@@ -59,6 +61,7 @@ def evaluate(
     ledger: Ledger,
     n: int,
     sampling: Sampling,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Draw ``n`` chains of every problem; (figures, chains to read). The chains stay in ``pool``.
 
@@ -66,11 +69,13 @@ def evaluate(
     ends of a BCa interval (_low, _high; the unit is the problem), eval/mean_length, eval/clipped_ratio. Of several
     tasks the same by task (eval/pass@1/LABEL), and the mean by weight of pass@1. One without a judgement is left out.
     """
-    sample([p for task in tasks for p in task.problems], engine, pool, ledger, n, sampling, phase="evaluate")
+    mine = ranks.share([p for task in tasks for p in task.problems])
+    sample(mine, engine, pool, ledger, n, sampling, phase="evaluate")
+    own = {p.id for p in mine}
     found: list[dict[str, float]] = []
     read: list[dict[str, Any]] = []
     for task in tasks:
-        ids = [p.id for p in task.problems]
+        ids = [p.id for p in task.problems if p.id in own]
         verify(
             pool,
             task.verifier,
@@ -80,6 +85,8 @@ def evaluate(
             problem_ids=ids,
             phase="evaluate",
         )
+    meet(ranks, pool)
+    for task in tasks:
         found.append(_figures(task, engine, pool, n, sampling))
         read += _to_read(task, engine, pool, sampling)
     if len(tasks) == 1:

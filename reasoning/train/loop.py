@@ -13,14 +13,13 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning.budget import Budget, Ledger
+from reasoning.budget import Budget
 from reasoning.durable import AppendFile
 from reasoning.errors import BudgetError, PoolError, UserError
-from reasoning.pool import Pool
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Cost, Problem, Sampling, digest
 from reasoning.runfile import write_run
@@ -31,6 +30,7 @@ from reasoning.train.ahead import Ahead, InStep
 from reasoning.train.assemble import open_learner
 from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
 from reasoning.train.checks import HARMLESS, check, check_parent, check_unchanged
+from reasoning.train.distributed import Ranks, joined
 from reasoning.train.evaluate import affordable, evaluate
 from reasoning.train.generators import open_generator
 from reasoning.train.journal import Journal, headline
@@ -41,6 +41,7 @@ from reasoning.train.preferences import PreferenceSource, pair_rows, signed
 from reasoning.train.rollouts import ModelSource
 from reasoning.train.sources import BudgetSpent, DemonstrationSource, Source, StepData
 from reasoning.train.stream import Stream, parse_band
+from reasoning.train.together import Shared
 from reasoning.train.trackers import need_trackers, open_trackers
 from reasoning.train.trained import (
     TrainResult,
@@ -81,7 +82,10 @@ def train(
         if summary.get("stopped") != "budget" or summary.get("budget") == options.budget:
             return TrainResult(final, summary, finished_before=True)
     need_trackers(options.track)
-    return _Run(options, goal, run, progress or Silent(), log or (lambda line: None)).finish()
+    with joined(options.device) as (ranks, device):
+        say = log if log and ranks.first else lambda line: None
+        shown = progress if progress and ranks.first else Silent()
+        return _Run(replace(options, device=device), goal, run, shown, say, ranks).finish()
 
 
 class _Run:
@@ -94,19 +98,21 @@ class _Run:
         run: Path,
         progress: Progress,
         say: Callable[[str], None],
+        ranks: Ranks,
     ):
         self.options, self.goal, self.run, self.progress, self.say = options, goal, run, progress, say
+        self.ranks = ranks
         demonstrates = goal.source == "demonstrations"
         self.demonstrations = opening.demonstrations_of(options) if demonstrates else []
         self.pairs = opening.pairs_of(options, options.preferences)
         self.held_pairs = opening.pairs_of(options, options.eval_preferences)
-        engine = opening.open_model(options, goal.name, self.demonstrations)
+        engine = opening.open_model(options, goal.name, self.demonstrations, ranks)
         if engine.shape is None:
             raise UserError(f"The shape of {options.model} is not known, so its FLOPs cannot be counted.")
         self.shape = engine.shape
         self.parent = engine.model
         check_parent(run, self.parent)
-        self.engine, self.learner = open_learner(options, goal, engine)
+        self.engine, self.learner = open_learner(options, goal, engine, ranks)
         self.policy = self.learner.policy
         self.peak = peak_flops(self.policy.sampler)
         # Defaults are left out, so that a new option does not rename the chains of old runs.
@@ -150,23 +156,29 @@ class _Run:
             apart=options.asynchronous,
             max_rows=options.max_rows,
         )
-        write_run(self.run, "train", asdict(options))
-        if options.source:
-            note_down(self.run, self.accepted)
+        ranks = self.ranks
+        if ranks.first:
+            write_run(self.run, "train", asdict(options))
+            if options.source:
+                note_down(self.run, self.accepted)
+        ranks.wait()
         lock = AppendFile(self.run / ".lock")
-        if not lock.lock():
+        if ranks.first and not lock.lock():
             lock.close()
             raise PoolError(f"{self.run}: another process is training here; wait for it to end.")
         budget = Budget.parse(options.budget) if options.budget else None
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(lock))
             stack.callback(self.generator.close)
-            self.pool = stack.enter_context(Pool.open(self.run))
-            self.ledger = stack.enter_context(Ledger(budget, path=self.run))
-            trackers = open_trackers(options.track, self.run, asdict(options), self.start)
+            shared = stack.enter_context(Shared(self.run, ranks, budget))
+            self.pool, self.ledger = shared.pool, shared.ledger
+            track = options.track if ranks.first else []
+            trackers = open_trackers(track, self.run, asdict(options), self.start)
             for tracker in trackers:
                 stack.callback(tracker.close)
-            self.journal = Journal(self.run, self.start, options.steps, options.log_every, self.say, trackers)
+            self.journal = Journal(
+                self.run, self.start, options.steps, options.log_every, self.say, trackers, ranks.first
+            )
             for text in lines:
                 self.say(text)
             source = self._source(stream, judges)
@@ -249,7 +261,8 @@ class _Run:
             first=self.first,
             fresh=self.goal.source == "model" and self._draws and not stale,
         )
-        self.ledger.charge(made.cost, phase="train", strategy=self.goal.name, model=version)
+        if self.ranks.first:
+            self.ledger.charge(made.cost, phase="train", strategy=self.goal.name, model=version)
         for held in data.held:
             held.release()
         self.totals["sample"] += data.sample_flops
@@ -304,17 +317,25 @@ class _Run:
         if not affordable(self.held_out, engine, self.pool, self.ledger, options.eval_chains, sampling):
             self.say(f"step {step}: not evaluated, the budget has no room for it.")
             return figures, []
-        found, read = evaluate(self.held_out, engine, self.pool, self.ledger, options.eval_chains, sampling)
+        found, read = evaluate(
+            self.held_out, engine, self.pool, self.ledger, options.eval_chains, sampling, self.ranks
+        )
         return figures | found, read
 
     def _keep_best(self, step: int) -> None:
         """Write RUN/best where the evaluation of ``step`` is better than all before."""
         best = self.journal.best
         if best is not None and best[0] == step:
-            save_trained(self.run / "best", self._write_model, self._summary(step, "best"), self._learned)
+            self._store(self.run / "best", self._summary(step, "best"))
+
+    def _store(self, final: Path, summary: dict[str, Any]) -> None:
+        if self.ranks.first:
+            save_trained(final, self._write_model, summary, self._learned)
+        else:
+            self._write_model(final)  # only helps the first to put together what is cut among the ranks
 
     def _write_model(self, folder: Path) -> None:
-        self.policy.save(folder, self.engine.tokenizer)
+        self.policy.save(folder, self.engine.tokenizer, self.ranks.first)
 
     @property
     def _learned(self) -> set[str]:
@@ -330,7 +351,12 @@ class _Run:
             "drawing": self.steps.state(),
         }
         save_checkpoint(
-            self.run / "checkpoints", done, self.learner.trained(), self.learner.optimizers, state
+            self.run / "checkpoints",
+            done,
+            self.learner.trained(),
+            self.learner.optimizers,
+            state,
+            self.ranks.first,
         )
 
     def _refuse_overlap(self, problems: list[Problem]) -> None:
@@ -358,6 +384,7 @@ class _Run:
             self.pool,
             self.ledger,
             self._training_flops,
+            self.ranks,
         )
 
     def _summary(self, steps: int, stopped: str) -> dict[str, Any]:
@@ -381,12 +408,15 @@ class _Run:
     def _save(self, done: int, why: str) -> TrainResult:
         """Write RUN/model; its training.json says what it cost and why the run ended."""
         summary, final, best = self._summary(done, why), self.run / "model", self.run / "best"
+        self.ranks.wait()  # until the first has written the best
         if self.options.keep == "best" and best.is_dir():
-            copy_trained(best, final, summary, self._learned)
+            if self.ranks.first:
+                copy_trained(best, final, summary, self._learned)
         else:
-            save_trained(final, self._write_model, summary, self._learned)
+            self._store(final, summary)
         if STOPPED[why]:
             self.say(f"Stopped after step {done}: {STOPPED[why]}.")
-        if why != "budget":
+        if why != "budget" and self.ranks.first:
             shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
+        self.ranks.wait()
         return TrainResult(final, summary, self.resumed_at)

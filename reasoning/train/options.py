@@ -157,8 +157,8 @@ class TrainOptions(AxisOptions):
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option(
         "float32",
-        "of the weights; bfloat16 has float32 copies that the optimizer moves, mixed computes in bfloat16 with float32 "
-        "weights and samples from a bfloat16 copy",
+        "of the weights; bfloat16 has float32 copies that the optimizer moves, mixed computes in bfloat16 with "
+        "float32 weights and samples from a bfloat16 copy",
         choices=("float32", "bfloat16", "mixed"),
     )
     lora_rank: int = option(0, "train an adapter of this rank beside frozen weights; 0 trains all", low=0)

@@ -79,12 +79,12 @@ class Policy:
         self._autocast = autocast
         self._score: Any = _Scorer(model, value_head)
         self._score_reference: Any = None if reference is None else _Scorer(reference, None)
+        if recompute:
+            recompute_activations(model)
         if sharded:
             for part, inner in ((self._score, model), (self._score_reference, reference)):
                 if part is not None:
                     fully_sharded(part, layers_of(inner), str(self.device), low)
-        if recompute:
-            recompute_activations(model)
 
     def score(self, rows: Sequence[Row], temperature: float, entropy: bool, shared: bool) -> Scored:
         """`Scored` of ``rows``, with gradient."""
@@ -136,7 +136,8 @@ class Policy:
         return adapter_training_flops(shape, lengths, own, self.recompute)
 
     def save(self, folder: Path, tokenizer: Any, write: bool = True) -> None:
-        """Write ``folder`` as an ordinary Hugging Face checkpoint in the precision of training, an adapter merged.
+        """Write ``folder`` as an ordinary Hugging Face checkpoint in the precision of training, an adapter merged,
+        and the adapter itself in its folder ``adapter`` as peft writes it.
         write False: only help to put together what is cut among the ranks."""
         kind = next(self.model.parameters()).dtype
         target = self.sampler
@@ -145,9 +146,10 @@ class Policy:
             self._deliver(target)
         if write:
             save_folder(folder, target, tokenizer)
+        if self.adapter is not None:
+            self._save_adapter(folder / "adapter", write)
 
-    def save_adapter(self, folder: Path, write: bool = True) -> None:
-        """Write ``folder`` in peft's format."""
+    def _save_adapter(self, folder: Path, write: bool) -> None:
         weights = {n: whole(p) for n, p in self.named_trained().items() if not n.startswith("value_head.")}
         if write:
             save_adapter(folder, self.adapter, weights)

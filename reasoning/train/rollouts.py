@@ -21,11 +21,13 @@ from reasoning.pool import Pool
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling
 from reasoning.sampling import sample, verify
 from reasoning.train.credit import overlong_penalty
+from reasoning.train.distributed import ALONE, Ranks
 from reasoning.train.objective import Objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.rows import Row
 from reasoning.train.sources import BudgetSpent, StepData
 from reasoning.train.stream import Stream
+from reasoning.train.together import meet
 from reasoning.train.update import TrainingFlops, whole_cost
 from verifiers import Verdict, Verifier
 
@@ -74,9 +76,11 @@ class ModelSource:
         pool: Pool,
         ledger: Ledger,
         training_flops: TrainingFlops,
+        ranks: Ranks = ALONE,
     ):
         self.options = options
         self.training_flops = training_flops
+        self.ranks = ranks
         self.objective = objective
         self.stream = stream
         self.engine = engine
@@ -132,11 +136,12 @@ class ModelSource:
             return []
         n = self.options.chains_per_problem
         self._look_ahead(problems)
-        sample(problems, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
+        mine = self.ranks.share(problems)
+        sample(mine, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
         started = time.monotonic()
         judged: dict[str, Verdict] = {}
         for name, verifier in self.verifiers.items():
-            ids = [p.id for p in problems if self._task[p.id][1] == name]
+            ids = [p.id for p in mine if self._task[p.id][1] == name]
             if ids:
                 verify(
                     self.pool,
@@ -146,12 +151,15 @@ class ModelSource:
                     problem_ids=ids,
                     phase="train",
                 )
-                judged |= self.pool.verdicts(name)
+        meet(self.ranks, self.pool)
+        for name in {self._task[p.id][1]: None for p in problems}:
+            judged |= self.pool.verdicts(name)
         self.seconds += time.monotonic() - started
         chains: dict[str, list[Chain]] = {}
         ids = [p.id for p in problems]
         for chain in self.pool.chains(model=self.engine.model, sampling=self.sampling, problem_ids=ids):
             chains.setdefault(chain.problem_id, []).append(chain)
+        chains = {p.id: chains[p.id] for p in problems if p.id in chains}  # whichever rank stored them first
         shaping = Shaping(self.objective, self.options.max_new_tokens)
         by_id = {p.id: p for p in problems}
         self.judged = judged

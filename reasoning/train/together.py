@@ -6,16 +6,12 @@ models or objectives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from reasoning.budget import Budget, Ledger
 from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.train.distributed import ALONE, Ranks
-
-T = TypeVar("T")
 
 
 class Shared:
@@ -49,8 +45,3 @@ def meet(ranks: Ranks, pool: Pool) -> None:
     if ranks.size > 1:
         ranks.wait()
         pool.refresh()
-
-
-def in_order_of(wanted: Sequence[str], found: dict[str, Any]) -> list[Any]:
-    """The values of ``found`` in the order of ``wanted``, whatever order the ranks stored them in."""
-    return [found[key] for key in dict.fromkeys(wanted) if key in found]

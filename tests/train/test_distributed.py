@@ -1,0 +1,137 @@
+"""Two processes train as one does: data parallel and cut among them, and resume to the bit.
+
+Not the same bits as one process: sums of float32 numbers depend on their order, and two ranks add up their rows
+apart. What is near 0 in a gradient is nothing but such rounding, and AdamW divides it by its own size.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rank
+import torch
+from safetensors.torch import load_file
+
+from reasoning.errors import UserError
+from reasoning.train.distributed import ALONE, Ranks, read_environment
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DDP = ("whole", "kl", "corrected", "critic", "adapter", "muon", "bfloat16")
+FSDP = ("whole", "kl", "corrected", "critic", "adapter", "recomputed", "mixed")
+EVERY = [f"{name}:ddp" for name in DDP] + [f"{name}:fsdp" for name in FSDP]
+
+
+def start(arguments, ranks, folder, **changes):
+    """``ranks`` processes as torchrun starts them; their last words and exit statuses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    running = []
+    for r in range(ranks):
+        told = {
+            "RANK": r,
+            "LOCAL_RANK": r,
+            "WORLD_SIZE": ranks,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        environment = os.environ | {k: str(v) for k, v in told.items()} | changes
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+        with (folder / f"out{r}").open("w") as out:
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, *arguments], env=environment, stdout=out, stderr=out, cwd=ROOT
+                )
+            )
+    try:
+        codes = [process.wait(timeout=240) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return codes, [(folder / f"out{r}").read_text() for r in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes made of every case; torch counts no threads here."""
+    made = tmp_path_factory.mktemp("ranks")
+    codes, said = start([str(Path(rank.__file__)), str(made), ",".join(EVERY)], 2, made)
+    assert codes == [0, 0], said[0][-3000:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield made
+    torch.set_num_threads(threads)
+
+
+def ended(folder, label):
+    return load_file(folder / f"{label}.safetensors"), json.loads((folder / f"{label}.json").read_text())
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_two_ranks_train_as_one_process(folder, case):
+    name, _, kind = case.partition(":")
+    if not (folder / f"{name}-ddp-1-0.json").is_file():
+        rank.run(folder, name, ALONE, False)
+    one, alone = ended(folder, f"{name}-ddp-1-0")
+    first, told = ended(folder, f"{name}-{kind}-2-0")
+    second, also = ended(folder, f"{name}-{kind}-2-1")
+    assert first.keys() == one.keys()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    assert alone["resumed"]
+    assert told["resumed"]
+    assert also["resumed"]
+    rough = name in ("mixed", "bfloat16")
+    gap = sum(float((one[n].float() - first[n].float()).square().sum()) for n in one) ** 0.5
+    size = sum(float(one[n].float().square().sum()) for n in one) ** 0.5
+    assert gap / size < (2e-2 if rough else 1e-5)
+    for mine, theirs in zip(alone["metrics"], told["metrics"], strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in mine.keys() - {"padding_fraction"}:  # rows are padded to others' lengths
+            assert theirs[key] == pytest.approx(
+                mine[key], rel=0.2 if rough else 1e-4, abs=1e-2 if rough else 1e-5
+            )
+
+
+def test_ranks_as_torchrun_tells_them():
+    told = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+    assert read_environment(told) == (Ranks(1, 4), 1)
+    assert read_environment({"MASTER_ADDR": "h"}) == (ALONE, 0)
+    for name in told:
+        with pytest.raises(UserError, match=f"half set .*not {name}"):
+            read_environment({k: v for k, v in told.items() if k != name})
+    for wrong in ({"RANK": "4"}, {"WORLD_SIZE": "two"}, {"LOCAL_RANK": "-1"}):
+        with pytest.raises(UserError, match="not a rank"):
+            read_environment(told | wrong)
+
+
+SMALL = "new:tiny:hidden=32,layers=1,heads=2,kv_heads=1,ffn=48,words=160"
+KILL = "import os, sys; sys.argv[0] = 'reasoning'\nfrom reasoning.train import loop\nplain = loop._Run._checkpoint\n"
+KILL += "def die(self, done):\n    plain(self, done)\n    self.ranks.wait()\n    os._exit(9)\n"
+KILL += "loop._Run._checkpoint = die\nfrom reasoning.cli import main\nsys.exit(main())"
+
+
+def test_a_run_of_two_processes_is_killed_and_goes_on_to_the_same_bits(tmp_path):
+    """By the command line; every chain is drawn once, by one of the two."""
+    (tmp_path / "even.py").write_text("def even(response, **_):\n    return float(len(response) % 2 == 0)\n")
+    base = ["train", str(tmp_path / "base"), "--objective", "sft", "--model", SMALL, "--task", "word:train"]
+    base += ["--steps", "4", "--problems-per-step", "8", "--lr", "5e-3"]
+    assert subprocess.run([sys.executable, "-m", "reasoning", *base], cwd=ROOT, check=False).returncode == 0
+    flags = ["--objective", "grpo", "--model", str(tmp_path / "base" / "model"), "--task", "word:train:n=16"]
+    flags += ["--verifier", f"{tmp_path}/even.py:even", "--steps", "3", "--problems-per-step", "4"]
+    flags += ["--chains-per-problem", "3", "--lr", "1e-2", "--max-new-tokens", "8", "--checkpoint-every", "2"]
+    flags += ["--eval-task", "word:dev:n=3", "--shard", "fsdp"]
+    for run, commands in (("whole", ["-m"]), ("killed", ["-c", "-m"])):
+        for how in commands:
+            given = ["-m", "reasoning"] if how == "-m" else ["-c", KILL]
+            codes, said = start([*given, "train", str(tmp_path / run), *flags], 2, tmp_path)
+            assert codes == ([0, 0] if how == "-m" else [9, 9]), said[0][-3000:]
+    one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "killed"))
+    assert all(torch.equal(one[n], two[n]) for n in one)
+    rows = [json.loads(t) for t in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert max(r.get("sampling_logp_difference/max", 0) for r in rows) < 1e-4
+    assert "Resumed after step 2" in said[0]
