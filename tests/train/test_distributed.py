@@ -84,7 +84,7 @@ def test_two_ranks_train_as_one_process(folder, case):
     assert alone["resumed"]
     assert told["resumed"]
     assert also["resumed"]
-    rough = name in ("mixed", "bfloat16")
+    rough = name in ("mixed", "bfloat16", "muon")  # products in bfloat16: Muon orthogonalises in it
     gap = sum(float((one[n].float() - first[n].float()).square().sum()) for n in one) ** 0.5
     size = sum(float(one[n].float().square().sum()) for n in one) ** 0.5
     assert gap / size < (2e-2 if rough else 1e-5)
