@@ -25,7 +25,7 @@ HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains", 
 HARMLESS |= {"micro_tokens", "packing", "gradient_checkpointing", "shard"}
 HARMLESS |= {"micro_tokens", "packing", "gradient_checkpointing", "shard"}
 HARMLESS |= {"checkpoint_every", "log_every", "device", "max_rows", "eval_preferences"}
-HARMLESS |= {"patience", "keep", "budget", "track", "on_verifier_error", "engine"}
+HARMLESS |= {"patience", "keep", "budget", "track", "on_verifier_error"}
 """Settings that do not change what is learned; the others make the lineage that names a model's weights."""
 
 
