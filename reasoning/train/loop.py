@@ -44,23 +44,16 @@ from reasoning.train.stream import Stream, parse_band
 from reasoning.train.together import Shared
 from reasoning.train.trackers import need_trackers, open_trackers
 from reasoning.train.trained import (
+    STOPPED,
     TrainResult,
     copy_trained,
-    flops_before,
     learned_before,
     read_training,
     save_trained,
+    summary_of,
 )
 from reasoning.train.update import update, whole_cost
 from verifiers import Verifier
-
-STOPPED = {
-    "steps": "",
-    "patience": "the evaluations no longer improve (--patience)",
-    "solved": "every chain of the last steps was right: these problems have nothing left to teach",
-    "budget": "the budget has no room for another step; a larger --budget goes on from here",
-}
-"""Why a run ended, and what is said of it."""
 
 
 def train(
@@ -388,22 +381,8 @@ class _Run:
         )
 
     def _summary(self, steps: int, stopped: str) -> dict[str, Any]:
-        options, best = self.options, self.journal.best
-        return {
-            "objective": self.goal.name,
-            "task": options.task or ", ".join(options.source),
-            "parent": self.parent,
-            "steps": steps,
-            "stopped": stopped,
-            "budget": options.budget,
-            "best": None if best is None else {"step": best[0], "figure": best[1]},
-            "kept": options.keep,
-            "seed": options.seed,
-            "flops": self.totals["sample"] + self.totals["update"],
-            "flops_by_phase": dict(self.totals),
-            "shared_flops": flops_before(options.model),
-            "tokens": dict(self.tokens),
-        }
+        best = self.journal.best
+        return summary_of(self.options, self.parent, steps, stopped, best, self.totals, self.tokens)
 
     def _save(self, done: int, why: str) -> TrainResult:
         """Write RUN/model; its training.json says what it cost and why the run ended."""

@@ -7,16 +7,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasoning.durable import cannot_write
 from reasoning.errors import UserError
+from reasoning.train.options import TrainOptions
 
 LEARNED = "learned_chains.txt"
 """In a model's folder: the keys of stored chains that it, or a model it was trained from, has learned from."""
+
+STOPPED = {
+    "steps": "",
+    "patience": "the evaluations no longer improve (--patience)",
+    "solved": "every chain of the last steps was right: these problems have nothing left to teach",
+    "budget": "the budget has no room for another step; a larger --budget goes on from here",
+}
+"""Why a run ended, and what is said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,34 @@ def _finish(partial: Path, final: Path, summary: dict[str, Any], learned: Collec
         (partial / LEARNED).write_text("".join(f"{key}\n" for key in sorted(learned)))
     (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     os.rename(partial, final)
+
+
+def summary_of(
+    options: TrainOptions,
+    parent: str,
+    steps: int,
+    stopped: str,
+    best: tuple[int, float] | None,
+    flops: Mapping[str, float],
+    tokens: Mapping[str, int],
+) -> dict[str, Any]:
+    """What training.json holds. stopped: a key of `STOPPED`, or "best" in RUN/best. best: (step, figure). flops: of
+    each phase."""
+    return {
+        "objective": options.objective,
+        "task": options.task or ", ".join(options.source),
+        "parent": parent,
+        "steps": steps,
+        "stopped": stopped,
+        "budget": options.budget,
+        "best": None if best is None else {"step": best[0], "figure": best[1]},
+        "kept": options.keep,
+        "seed": options.seed,
+        "flops": sum(flops.values()),
+        "flops_by_phase": dict(flops),
+        "shared_flops": flops_before(options.model),
+        "tokens": dict(tokens),
+    }
 
 
 def read_training(folder: Path) -> dict[str, Any]:
