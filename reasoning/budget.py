@@ -203,7 +203,8 @@ class Ledger:
                 f"{self.prices.currency}: give a table in {known[0]}, or use another run folder."
             )
         for charge in charges:
-            self._add(self.priced(charge))
+            if charge.id not in self._ids:  # two writers may have recovered the same row
+                self._add(self.priced(charge))
 
     @property
     def durable(self) -> bool:
@@ -344,12 +345,30 @@ class Ledger:
             with held:
                 return held.settle(cost, samples, discarded_tokens)
 
-    def recover(self, charges: Iterable[Charge]) -> int:
-        """Write the rows of this ledger that a kill kept from it; returns how many there were."""
+    def recover(self, charges: Iterable[Charge], others: bool = False) -> int:
+        """Write the rows of this ledger that a kill kept from it (a ledger opened for reading only counts them);
+        returns how many there were.
+
+        others: also the rows that other ledgers wrote, with a note. A run's pool and ledger belong together, so
+        this brings back a deleted ledger, and gives a merged pool the charges of all its parts.
+        """
         with self._lock:
-            lost = [c for c in charges if c.id not in self._ids and c.id.startswith(self.id + "-")]
+            missing = {c.id: c for c in charges if c.id and c.id not in self._ids}
+            own = {id for id in missing if id.startswith(self.id + "-")}
+            lost = [self.priced(c) for id, c in missing.items() if others or id in own]
             for charge in lost:
-                self._write(self.priced(charge))
+                if self._read_only:
+                    self._add(charge)
+                else:
+                    self._write(charge)
+            if foreign := [c for c in lost if c.id not in own]:
+                tokens = sum(c.cost.tokens for c in foreign)
+                self.notes.append(
+                    f"{len(foreign)} charges ({tokens} tokens) of the pool were not in this ledger (it was lost, or "
+                    "the pool was merged from other runs): they count as spent here."
+                )
+            elif lost and self.notes:
+                self.notes.append(f"Rows that only the pool has, counted here: {len(lost)}.")
             return len(lost)
 
     def totals(self, by: Iterable[str] = ("phase",)) -> dict[tuple[str, ...], Charge]:

@@ -11,6 +11,7 @@ from reasoning.cli import main
 from reasoning.cli.contents import COLUMNS, cell, costs, print_costs
 from reasoning.cli.purse import look_at_ledger, open_ledger
 from reasoning.pool import Pool
+from reasoning.pool.merge import merge
 from reasoning.prices import Prices
 from reasoning.records import Cost, Problem, Sampling
 from reasoning.runfile import write_run
@@ -152,7 +153,7 @@ def test_a_folder_that_is_no_run_and_one_that_spent_nothing(tmp_path, capsys):
     assert "spent" not in out
     status, _, err = show(capsys, empty, "--cost")
     assert status != 0
-    assert "has no ledger: nothing was spent there yet" in err
+    assert "has no ledger, and its pool no charges: nothing was spent there yet" in err
     assert not (empty / "ledger.jsonl").exists()
 
 
@@ -189,7 +190,8 @@ def test_a_damaged_ledger_is_shown_with_what_is_left_and_a_note(run, capsys):
     status, out, err = show(capsys, run, "--cost", "--json")
     assert status == 0
     assert "ledger.jsonl: skipped the damaged record in line 2." in err
-    assert json.loads(out)["total"]["samples"] == 3
+    assert "Rows that only the pool has, counted here: 1." in err
+    assert json.loads(out)["total"]["samples"] == 11
     (run / "ledger.jsonl").write_text("not a ledger\n")
     status, _, err = show(capsys, run, "--cost")
     assert status == 0
@@ -202,6 +204,36 @@ def test_every_way_to_open_a_ledger_prints_its_notes(run, capsys):
     assert "skipped the damaged record in line 2" in capsys.readouterr().err
     open_ledger(run).close()
     assert "skipped the damaged record in line 2" in capsys.readouterr().err
+
+
+def test_a_lost_ledger_comes_back_from_the_pool(run, capsys):
+    """What the pool was charged is shown without a ledger, and counts against the budget of the next command."""
+    with Pool.open(run, read_only=True) as pool:
+        charged = sum(c.cost.tokens for c in pool.charges())
+    assert charged > 0
+    for content in (None, b"not a ledger\n"):
+        if content is None:
+            (run / "ledger.jsonl").unlink()
+        else:
+            (run / "ledger.jsonl").write_bytes(content)
+        status, out, err = show(capsys, run, "--cost", "--json")
+        assert (status, json.loads(out)["total"]["tokens"]) == (0, charged)
+        assert f"charges ({charged} tokens) of the pool were not in this ledger" in err
+        with Pool.open(run) as pool:
+            for _ in range(2):  # once they are written, nothing is missing
+                with open_ledger(run, Budget(tokens=10**6), pool=pool) as ledger:
+                    assert ledger.left().tokens == 10**6 - charged
+        assert capsys.readouterr().err.count("count as spent here") == 1
+    with Ledger(path=run, read_only=True) as ledger:
+        assert ledger.spent.cost.tokens == charged
+
+
+def test_a_merged_pool_shows_the_charges_of_its_parts(run, tmp_path, capsys):
+    merge([run], tmp_path / "both")
+    status, out, err = show(capsys, tmp_path / "both", "--cost", "--json")
+    assert status == 0, err
+    assert json.loads(out)["total"]["samples"] == 8
+    assert json.loads(show(capsys, tmp_path / "both", "--json")[1])["spent"]["samples"] == 8
 
 
 VERBS = [

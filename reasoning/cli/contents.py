@@ -9,6 +9,7 @@ reasoning show runs/demo/eval --cost --prices prices.toml --json | jq .total
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -96,13 +97,16 @@ def show_training(folder: Path, watch: int, as_json: bool) -> int:
 def contents(folder: Path) -> dict[str, Any]:
     """The pool's counts, the settings of each command that ran, and the files beside the pool."""
     shown: dict[str, Any] = {"run": str(folder), "pool": None}
-    if holds_pool(folder):
-        with Pool.open(folder, create=False, read_only=True) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if holds_pool(folder):
+            pool = stack.enter_context(Pool.open(folder, create=False, read_only=True))
             shown["pool"] = pool.summary() | {
                 "oracles": [n for n, oracle in pool.verifiers().items() if oracle]
             }
             for text in pool.notes:
                 note(text)
+        ledger = look_at_ledger(folder, pool=pool)
     config = read_run(folder)
     shown["config"] = config
     shown["files"] = {
@@ -110,7 +114,6 @@ def contents(folder: Path) -> dict[str, Any]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "pool" not in path.relative_to(folder).parts[:-1]
     }
-    ledger = look_at_ledger(folder)
     shown["spent"] = row_of(ledger.spent) if ledger is not None else None
     if shown["pool"] is None and ledger is None and not config:
         raise UserError(f"{folder} holds no pool, no ledger and no run.toml: it is not a run's folder.")
@@ -158,10 +161,15 @@ def wrapped(head: str, parts: Sequence[str]) -> str:
 
 
 def costs(folder: Path, prices: Prices | None) -> dict[str, Any]:
-    """The ledger's sums by phase and strategy, their total, and what each budget of the run has left."""
-    ledger = look_at_ledger(folder, prices)
+    """The ledger's sums by phase and strategy (with the pool's charges that it lacks), their total, and what each
+    budget of the run has left."""
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if holds_pool(folder):
+            pool = stack.enter_context(Pool.open(folder, create=False, read_only=True))
+        ledger = look_at_ledger(folder, prices, pool)
     if ledger is None:
-        raise UserError(f"{folder} has no ledger: nothing was spent there yet.")
+        raise UserError(f"{folder} has no ledger, and its pool no charges: nothing was spent there yet.")
     rows = [row_of(charge) for charge in ledger.totals(("phase", "strategy")).values()]
     unpriced = sum(c.price is None and not c.empty for c in ledger.charges)
     return {

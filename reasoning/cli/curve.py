@@ -70,7 +70,7 @@ def run(options: CurveOptions) -> int:
             models=models,
             ks=options.k or None,
             title=options.title or folder.name,
-            seconds=sampling_seconds(folder),
+            seconds=sampling_seconds(folder, pool),
         )
     console = Console(width=None if sys.stdout.isatty() else 118, highlight=False, soft_wrap=False)
     console.print(to_rich(written.table))
@@ -83,9 +83,9 @@ def run(options: CurveOptions) -> int:
     return 0
 
 
-def sampling_seconds(folder: Path) -> dict[str, float]:
-    """Model -> wall-clock seconds that drawing its chains took, from the run's ledger."""
-    ledger = look_at_ledger(folder)
+def sampling_seconds(folder: Path, pool: Pool) -> dict[str, float]:
+    """Model -> wall-clock seconds that drawing its chains took, from the run's ledger and its pool's charges."""
+    ledger = look_at_ledger(folder, pool=pool)
     totals = ledger.totals(by=("phase", "strategy")) if ledger is not None else {}
     return {strategy: sum_.cost.seconds for (phase, strategy), sum_ in totals.items() if phase == "sample"}
 

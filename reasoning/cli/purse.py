@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.show import note
+from reasoning.pool import Pool
 from reasoning.prices import Prices, find_prices
 
 BUDGET = "limit on all that the run spends, such as tokens=2e6,seconds=60 (also flops, samples, price)"
@@ -19,20 +20,32 @@ def terms(folder: Path, budget: str, prices: str = "") -> tuple[Budget | None, P
     return found
 
 
-def open_ledger(folder: Path, budget: Budget | None = None, prices: Prices | None = None) -> Ledger:
-    """The run's ledger; its notes are printed."""
+def open_ledger(
+    folder: Path, budget: Budget | None = None, prices: Prices | None = None, pool: Pool | None = None
+) -> Ledger:
+    """The run's ledger; its notes are printed. What ``pool``, the run's, was charged and the ledger lacks (its file
+    was deleted or damaged, or the pool merged) is written into it."""
     ledger = Ledger(budget, folder, prices)
+    try:
+        if pool is not None:
+            ledger.recover(pool.charges(), others=True)
+    except BaseException:
+        ledger.close()
+        raise
     for text in ledger.notes:
         note(text)
     return ledger
 
 
-def look_at_ledger(folder: Path, prices: Prices | None = None, budget: Budget | None = None) -> Ledger | None:
-    """The run's ledger for reading, beside whoever writes it, or None where nothing was spent; its notes are
-    printed."""
-    if not (folder / "ledger.jsonl").is_file():
+def look_at_ledger(folder: Path, prices: Prices | None = None, pool: Pool | None = None) -> Ledger | None:
+    """The run's ledger for reading, beside whoever writes it, with the charges of ``pool`` that it lacks; None where
+    nothing was spent. Its notes are printed."""
+    there = (folder / "ledger.jsonl").is_file()
+    charges = [] if pool is None else pool.charges()
+    if not there and not charges:
         return None
-    ledger = Ledger(budget, folder, prices, read_only=True)
+    ledger = Ledger(None, folder if there else None, prices, read_only=True)
+    ledger.recover(charges, others=True)
     for text in ledger.notes:
         note(text)
     return ledger

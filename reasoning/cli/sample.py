@@ -63,7 +63,7 @@ def run(options: SampleOptions) -> int:
     for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"sample {engine.model.partition('@')[0]}")
-    with Pool.open(folder) as pool, open_ledger(folder, budget, prices) as ledger:
+    with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
         write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)

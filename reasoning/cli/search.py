@@ -81,7 +81,7 @@ def run(options: SearchOptions) -> int:
     for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"search {search.name}")
-    with Pool.open(folder) as pool, open_ledger(folder, budget, prices) as ledger:
+    with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
         register_model(pool, engine, options.engine)
         write_run(folder, "search", asdict(options))
         before = ledger.spent

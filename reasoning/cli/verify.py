@@ -59,7 +59,7 @@ def run(options: VerifyOptions) -> int:
         raise UserError(f"{folder}: no such file of rows.")
     line = Line(f"verify {options.verifier}")
     budget, prices = terms(folder, options.budget, options.prices)
-    with Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices) as ledger:
+    with Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices, pool) as ledger:
         if fit := fitting_flops(verifier):
             pool.add_model(verifier.name, {"verifier": True, "training": {"flops": fit}})
         report = verify(pool, verifier, progress=line, ledger=ledger)
