@@ -28,7 +28,8 @@ from verifiers.extract import (
 )
 from verifiers.judging import shown
 from verifiers.matching import match
-from verifiers.reading import Reading, plain_number, read, read_prose
+from verifiers.prose import read_last_line, read_prose
+from verifiers.reading import Reading, plain_number, read
 
 SHORT = 200
 """Texts of up to so many characters are remembered with what was read in them; longer ones seldom come again."""
@@ -114,7 +115,7 @@ def _found_in(response: str, found: Statement | None) -> Found:
         reading = read(whole)
         if reading.tree is not None or reading.choice:
             return [reading], "whole", ""
-    prose = read_prose(_last_line(whole))
+    prose = read_last_line(_last_line(whole))
     if prose is not None:
         return [prose], "prose", ""
     if len(whole) <= 200 and "\n" not in whole:

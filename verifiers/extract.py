@@ -1,7 +1,8 @@
 r"""Where a response states its answer: ``\boxed{}``, ``<answer>``, "final answer", ``####``, "the answer is".
 
 Reads text only; it knows neither the reference nor what kind of answer is expected. Nothing here guesses: a
-response without a statement has no answer, and a number in the prose is never taken for one.
+response without a statement has none. (`math` then reads the last line alone, and takes a value from it only where
+the line is that value or asserts it: see `verifiers.prose`.)
 """
 
 from __future__ import annotations

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from verifiers.expressions.compare import equal
+from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import Tolerance
 from verifiers.reading import Reading
 
 
 def _wordy(reading: Reading) -> bool:
     return reading.tree is None or reading.tree.kind == "text"
+
+
+def _places(node: Node) -> int:
+    return node.value[1] if node.kind == "decimal" else 0
 
 
 def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
@@ -39,8 +44,9 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
     else:
         pairs = [(gold.tree, answer.tree)]
         pairs += [(gold.tree, other) for other in answer.more if gold.tree.kind != "list"]
-        if gold.tree.kind != "list":  # a reference "1,2" is two numbers, never 1.2
-            pairs += [(other, answer.tree) for other in gold.more if answer.tree.kind != "list"]
+        if answer.tree.kind != "list":  # a reference "1,2" is two numbers, never 1.2; "1,25" may be either
+            two = gold.tree.kind == "list"
+            pairs += [(other, answer.tree) for other in gold.more if not two or _places(other) > 1]
     for one, other in pairs:
         rule = equal(one, other, how) if "text" not in (one.kind, other.kind) else None
         if rule:

@@ -49,8 +49,12 @@ class Mathematics(RuleVerifier):
         reference = str(reference)
         answer = answer_in(attempt.response)
         if answer.remembered and len(reference) <= SHORT:
-            return _remembered_verdict(reference, answer, self.how)
-        return _verdict(_reference(reference), answer, self.how)
+            verdict = _remembered_verdict(reference, answer, self.how)
+        else:
+            verdict = _verdict(_reference(reference), answer, self.how)
+        if verdict.status == "no_answer" and attempt.response.strip() == reference.strip():
+            return Verdict(1.0, rule="text", reason="the reference word for word")
+        return verdict
 
     def stated(self, response: str) -> str | None:
         return answer_in(response).vote
@@ -89,6 +93,8 @@ def _reference(text: str) -> Reading:
     if not text.strip():
         raise BadReference("the reference is empty")
     found = answer_in(text)
+    if found.status == "work_limit":
+        raise BadReference(found.trouble.replace("response", f"reference {shown(text)!r}", 1))
     try:
         with limited():
             gold = read(text[max(last_box(text), 0) :]) if found.trouble else found.reading

@@ -80,7 +80,16 @@ def squeeze(text: str) -> str:
     return _SPACES.sub(" ", text).strip()
 
 
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ('"', '"'))
+_WRAPPERS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("**", "**"),
+    ("*", "*"),
+    ("`", "`"),
+    ('"', '"'),
+)
 _STYLED = re.compile(
     r"\\(?:text|mathrm|textbf|mathbf|textit|mbox|mathit|mathsf|operatorname)\s*\{([^{}]*)\}\s*$"
 )

@@ -170,6 +170,11 @@ class Json(RuleVerifier):
                 reference = json.loads(reference)
             except (ValueError, RecursionError):
                 raise BadReference("the reference is not JSON") from None
+        if schema is None and _is_schema(reference):
+            raise BadReference(
+                'the reference looks like a schema: give it as metadata["schema"]; a reference is the JSON that the '
+                "answer must equal"
+            )
         if schema is None and reference is None:
             raise BadReference('json needs a reference or metadata["schema"]')
         if schema is not None:
@@ -186,6 +191,16 @@ class Json(RuleVerifier):
 
     def stated(self, response: str) -> str | None:
         return json.dumps(_json_in(response), sort_keys=True)[:2_000]
+
+
+def _is_schema(value: Any) -> bool:
+    """Whether a reference is a schema in the wrong place, which no answer would equal."""
+    if not isinstance(value, Mapping):
+        return False
+    kinds = value.get("type")
+    return "$schema" in value or (
+        isinstance(kinds, str) and kinds in _TYPES and set(value) <= _KEYWORDS | _NOTES
+    )
 
 
 def _json_in(response: str) -> Any:

@@ -1,7 +1,7 @@
 r"""A stated answer as a typed tree: what `mathematics` compares.
 
-Bare answers ("\frac12"), answers with words around them ("$5$ apples"), choices, number words, and, as the least
-trusted way, the last formula or number of a line of prose.
+Bare answers ("\frac12"), answers with words around them ("$5$ apples"), choices, number words. Sentences are read by
+`verifiers.prose`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _PHRASES = {
     **dict.fromkeys(
         ("no solution", "no solutions", "no real solutions", "empty set", "the empty set"), _EMPTY
     ),
+    "does not exist": Node("text", "does not exist"),
     **dict.fromkeys(("all real numbers", "all reals", "all real x", "the real numbers"), _REALS),
 }
 _CHOICE = re.compile(
@@ -61,6 +62,12 @@ _RATIO = re.compile(r"(\d{1,30}) to (\d{1,30})", re.ASCII)
 _COMPOUND = re.compile(
     r"(\d{1,30}) ?([a-z]{1,12})\.?,?(?: and)? (\d{1,30}(?:\.\d{1,30})?) ?([a-z]{1,12})", re.ASCII
 )
+_DAY = re.compile(r"(?<=[a-z] )(\d{1,2})(?:st|nd|rd|th)\b", re.ASCII)
+_DIGITS_AND_LETTERS = re.compile(
+    r"(?=[0-9A-Fa-f]{0,40}[A-Fa-f])([0-9][0-9A-Fa-f]{0,40})_\{?(1[1-6])\}?", re.ASCII
+)
+_TURNED = re.compile(r"^\s*\]|\[\s*$|\[\s*\\cup|\\cup\s*\]")
+_TURNED_INTERVAL = re.compile(r"([\[\]])([^\[\]();]+[,;][^\[\]();]+)([\[\]])")
 _MIXED = re.compile(r"(\d{1,30}) and (\d{1,30})/(\d{1,30})", re.ASCII)
 _STYLE = re.compile(
     r"\\(?:text|textnormal|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname|mathit|emph)\s*\{([^{}]*)\}"
@@ -77,28 +84,6 @@ _EDGES = re.compile(
 _DOLLARS = re.compile(r"(?<!\\)\$")
 _COMMA_DECIMAL = re.compile(r"-?\d+,\d+$")
 _SHORT_UNIT = re.compile(r"^(.*[\d})])\s+([a-zA-Z]{1,2}(?:/[a-z]{1,3})?(?:\^\{?\d\}?)?)$")
-_SPAN = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>[^\n]+?)\\\)|(?<![\\$])\$(?P<d>[^$\n]+?)(?<!\\)\$(?!\d)",
-    re.DOTALL,
-)
-_LITERAL = re.compile(
-    r"(?<![A-Za-z0-9_^.,{\\(%])(?P<sign>-)?(?:[$€£]\s?)?"
-    r"(?P<body>\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d+|\.\d+|\d+,\d+(?![\d,])|\d+)"
-    r"(?P<over>/\d+)?(?P<percent>\s?\\?%)?"
-    r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^%]\s*\d|\s*\\(?!text|mathrm|mbox|%)[A-Za-z])",
-    re.ASCII,
-)
-_PAIR_AT_END = re.compile(r"(?<=\s)([(\[][^()\[\],]{1,100},[^()\[\]]{1,100}[)\]])\s*\.?\s*$")
-_HEDGE = re.compile(
-    r"(?:\b(?:or|not|nor|either|neither|except|never|than|maybe|perhaps|possibly)\b|at\s+least|at\s+most|n't|≠|\\neq?|≈|~|\\approx)[\s({\\$}]*(?:text)?[\s{}]*$"
-)
-_WORDED = re.compile(
-    r"\b(?:minus|negative|plus|times|over|twice|double|triple|(?:root|log|logarithm|half|third|quarter)s? of)\s*$"
-    r"|\b(?:not|cannot|never|n't|isn't)(?:\s+[A-Za-z]+){0,2}\s*$|\bbetween\b[^.]*\band\s*$",
-    re.IGNORECASE,
-)
-"""Words before a number that make another number of it, or deny it."""
-_OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)|\d\s+to|\d\s)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +149,7 @@ def _read(text: str) -> Reading:
     if bare[:1] == "{" and bare[-1:] == "}" and "," in bare and "$" not in text and "\\" not in text:
         bare = "\\{" + bare[1:-1] + "\\}"
     words = plain_words(bare)
+    words = "does not exist" if words in ("dne", "d.n.e") else _DAY.sub(r"\1", words)
     choice = _choice(bare)
     tree, why = _tree(bare, words)
     number = None if tree is None else number_of(tree)
@@ -192,8 +178,13 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
     ratio = _RATIO.fullmatch(words)
     if ratio:
         return Node("ratio", None, (num(int(ratio[1])), num(int(ratio[2])))), ""
+    based = _DIGITS_AND_LETTERS.fullmatch(text)
+    if based and not re.search("[a-f]", based[1]):  # "2a_{16}" may be twice a term; see _others
+        return Node("base", based.groups()), ""
     why = ""
     for form in _forms(text):
+        if _TURNED.search(form):  # the French way: ]0,1[
+            form = _TURNED_INTERVAL.sub(_half_open, form)
         try:
             tree = parse(form)
         except (Unreadable, RecursionError) as error:
@@ -203,6 +194,10 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
             return Node("text", unwrap(_STYLE.sub(r"\1", text)).strip()), ""
         return tree, ""
     return None, why
+
+
+def _half_open(match: re.Match[str]) -> str:
+    return ("[" if match[1] == "[" else "(") + match[2] + ("]" if match[3] == "]" else ")")
 
 
 def _compound(large: str, unit: str, small: str, subunit: str) -> Node | None:
@@ -237,6 +232,9 @@ def _others(text: str, tree: Node | None) -> list[Node]:
     mixed = _MIXED.fullmatch(plain)
     if mixed and 0 < int(mixed[2]) < int(mixed[3]):
         found.append(num(int(mixed[1]) + Fraction(int(mixed[2]), int(mixed[3]))))
+    based = _DIGITS_AND_LETTERS.fullmatch(plain)
+    if based:
+        found.append(Node("base", based.groups()))
     option = _OPTION.match(plain)
     if option:
         try:
@@ -293,48 +291,3 @@ def plain_words(text: str) -> str:
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
         text = text[1:-1]
     return _ARTICLE.sub("", text.strip().casefold())
-
-
-def read_prose(text: str) -> Reading | None:
-    """The last formula or number that a sentence states; None where it states none, or hedges ("5 or 6")."""
-    text = text[-4_000:]
-    spans = list(_SPAN.finditer(text))
-    if "\\begin{" in text and not spans:
-        return None
-    if spans:
-        last = spans[-1]
-        tail = text[last.end() :]
-        if not re.search(r"\d", tail) and len(tail.split()) <= 12 and not _HEDGE.search(text[: last.start()]):
-            inside = next(group for group in last.groups() if group is not None)
-            reading = read(inside)
-            if reading.tree is not None:
-                return reading
-    if (
-        not spans
-        and re.search(r"\\[A-Za-z]", text)
-        and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", _STYLE.sub("", text))) < 2
-    ):
-        return None
-    line = clean(text).replace(r"\%", "%")
-    found = None
-    for found in _LITERAL.finditer(line):  # noqa: B007
-        pass
-    if found is None:
-        return None
-    before, after = line[: found.start()], line[found.end() :]
-    if before.count("(") > before.count(")") or before.count("[") > before.count("]"):
-        pair = _PAIR_AT_END.search(line)
-        reading = None if pair is None or _HEDGE.search(line[: pair.start()]) else read(pair.group(1))
-        return reading if reading is not None and reading.tree is not None else None
-    if (
-        _HEDGE.search(before)
-        or _WORDED.search(before.rstrip("$ "))
-        or _OPEN_OPERATOR.search(before.replace("=", " ").replace("**", " ").replace("(", "("))
-    ):
-        return None
-    if re.match(
-        r"\s*(?:(?:squared|cubed|factorial)\b|[,]?\s*(?:or|\(or)\b|\.\.\.|\\ldots|[-+*/^]\s*[\w\\(])", after
-    ):
-        return None
-    reading = read(squeeze(found.group().replace("$", "").replace("€", "").replace("£", "")))
-    return reading if reading.tree is not None else None

@@ -46,7 +46,7 @@ or is named ``argument``) and its options as keywords; an option's default gives
 _WHOLE_ARGUMENT = ("pooled", "regex")
 _OPTION = re.compile(r"^[A-Za-z_]\w*=")
 _OPTIONS_AT_END = re.compile(r"^(.*):([A-Za-z_]\w*=.*)$", re.DOTALL)
-_WEIGHT = re.compile(r"\*\s*(\d+(?:\.\d*)?|\.\d+)\s*$")
+_WEIGHT = re.compile(r"\*\s*([-+]?\d+(?:\.\d*)?|[-+]?\.\d+)\s*$")
 _USER_CODE = re.compile(r"^(?P<path>[^:]*\.py):(?P<name>[A-Za-z_]\w*)(?::(?P<options>.*))?$")
 
 
@@ -105,7 +105,12 @@ def _terms(spec: str) -> list[tuple[str, float | None]]:
     for part in parts:
         weight = _WEIGHT.search(part)
         if weight and part[: weight.start()].strip():
-            terms.append((part[: weight.start()].strip(), float(weight.group(1))))
+            term, number = part[: weight.start()].strip(), float(weight.group(1))
+            if number < 0:
+                raise VerifierError(
+                    f"The weight of {term!r} is {number:g} in {spec!r}: weights are 0 or above."
+                )
+            terms.append((term, number))
         else:
             terms.append((part.strip(), None))
     return terms

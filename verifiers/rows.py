@@ -123,13 +123,29 @@ def _parsed(lines: Iterable[str | bytes]) -> Iterator[tuple[dict[str, Any], Atte
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
+        except _Twice as error:
+            yield {}, f"line {number}: the field {str(error)!r} is given twice"
+            continue
         except (ValueError, RecursionError) as error:
             yield {}, f"line {number}: not JSON ({str(error)[:120]})"
             continue
         attempt = attempt_of(row)
         identity = {"id": row["id"]} if isinstance(row, Mapping) and "id" in row else {}
         yield identity, f"line {number}: {attempt}" if isinstance(attempt, str) else attempt
+
+
+class _Twice(Exception):
+    """A field that an object gives twice; which of the two is meant nobody knows."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key[:80])
+        found[key] = value
+    return found
 
 
 def _batches(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:

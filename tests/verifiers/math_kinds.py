@@ -4,12 +4,20 @@ plus or minus, bases, ratios, units, currency, times, degrees, percentages, choi
 # ruff: noqa: E501
 
 SAME = [
+    # bases, the French way of intervals, transposes, minutes of an angle, words, days, emphasis, what stands before an approximation
+    ("7", "7_{10}"), ("7_{10}", "7"), ("2A_{16}", "2a_{16}"), ("2a_{16}", "2A_{16}"), ("[0,1)", "[0,1["), ("(0,1)", "]0,1["), (r"(-\infty,2)\cup(3,5]", r"]-\infty,2[\cup]3,5]"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}^T"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"(1,2)^{\top}"), ("xy=1", "y=1/x"), (r"y=\frac{1}{x}", "xy=1"),
+    ("30.5°", "30°30'"), (r"30^\circ 30'", "30.5°"), ("12°5'30''", "12°5′30″"), ("1/2", "half"), ("DNE", "does not exist"), ("does not exist", r"\text{DNE}"), ("₹50", "50 rupees"),
+    ("June 20", r"\boxed{\text{June 20th}}"), ("June 20th", r"\boxed{June 20}"), ("7", "*7*"), ("7", "**7**"), (r"(-\infty,3]", r"[-\infty,3]"), (r"\sqrt[3]{2}", "³√2"),
+    (r"\frac{22}{7}", r"\frac{22}{7} \approx 3.14"), ("x=22/7", r"x=\frac{22}{7}\approx 3.14"), ("(1,2),(3,4)", "(3,4),(1,2),(1,2)"), ("1,25", "1.25"),
+    # what the last line asserts
+    ("5", "So x is 5."), ("12", "First 3, then 4.\nThe total is 12."), ("5", "Work.\n= 5"), ("10", "Anthony kept 10 pencils."), ("6", r"We find that $x = 6$."), ("3", r"Thus $3$ is the solution."),
     (r"0.\overline{3}", "1/3"), (r"0.\overline{142857}", r"\frac17"), (r"1.2\overline{34}", "1222/990"), (r"0.\bar{6}", "2/3"), (r"0.\dot{3}", "1/3"),
     ("1/3", "0.333..."), ("1/3", r"0.333\ldots"), ("2/3", "0.(6)"), (r"0.1\overline{6}", "1/6"), ("1/3", r"0.\overline{33}"), (r"0.\overline{9}", "1"),
     ("-1/3", r"-0.\overline{3}"), ("1/3", "0.3̅"), ("1/11", r"0.\overline{09}"), ("1/3", r".\overline{3}"), (r"3.\overline{3}", "10/3"), (r"33.\overline{3}\%", "1/3"),
     ("5/6", r"0.8\dot{3}"), ("1/7", r"0.\dot{1}4285\dot{7}"), ("3/2", r"1\frac12"), ("3/2", "1 1/2"), ("3/2", "1½"), ("-3/2", r"-1\frac{1}{2}"), ("-3/2", "-1 1/2"),
     ("7/4", r"1 \dfrac{3}{4}"), ("7/4", "1+3/4"), ("7/4", "1 and 3/4"), ("7/4", r"1\,\frac{3}{4}"), ("7/4", "1 3/4"), (r"2\frac{2}{3}", "8/3"), ("11/4", "2¾"),
-    (r"1\frac{1}{2}\text{ cups}", "1.5"), (r"5\tfrac{1}{3}", "16/3"), ("17/3", "5 2/3 inches"), ("0.5", "5e-1"), ("0.00052", r"5.2\times 10^{-4}"),
+    (r"1\frac{1}{2}\text{ cups}", "1.5"), (r"5\tfrac{1}{3}", "16/3"), ("17/3", "5 2/3 inches"), ("7", r"x\approx 7"), ("2", "It is so.\n$2 per hour"), ("0.5", "5e-1"), ("0.00052", r"5.2\times 10^{-4}"),
     ("1500", r"1.5\cdot 10^3"), ("1500", "1.5 × 10³"), ("1500", "1.5x10^3"), ("1500", "1.5E+3"), ("1500", "15 * 10^2"), ("0.5", "0{.}5"), ("-0.5", "-.5"),
     ("0.5", "0.50"), ("0.25", r"\frac{1}{4}"), ("1234.5", "1,234.5"), ("1e6", "1,000,000"), ("100000", "10^5"), ("0.001", "10^{-3}"), ("3.0", "3"),
     (r"\sqrt{12}", r"2\sqrt{3}"), ("2√3", r"\sqrt{12}"), (r"\frac{\sqrt{6}}{3}", r"\sqrt{\frac{2}{3}}"), (r"\frac{2}{\sqrt{3}}", r"\frac{2\sqrt{3}}{3}"),
@@ -124,6 +132,10 @@ SAME = [
     ("7", r"\boxed{[7]}"), ("7", r"\boxed{7\phantom{0}}"),
 ]  # fmt: skip
 DIFFERENT = [
+    ("2", "³√2"), ("7", "about 7"), ("7", "The answer is about 7"), ("7", "It is approximately 7."), ("y=1", "xy=x"), ("y=x^2/x", "xy=x^2"), ("xy=1", "y=2/x"), ("7_{10}", "7_8"),
+    ("[0,1]", "[0,1["), ("DNE", "exists"), ("June 20", r"\boxed{June 21st}"), ("30.3°", "30°30'"), (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}^T"), ("2B_{16}", "2a_{16}"),
+    # numbers that merely stand in a sentence
+    ("3", "Step 3"), ("5", "is it 5?"), ("5", "Hmm, see equation 5"), ("5", "We did 3 things.\nIs x = 5?"), ("5", "I did it on page 5."), ("5", "Let x = 5"), ("5", "If x is 5"), ("5", "There are 5 cases. Unclear"),
     (r"0.\overline{3}", "0.3"), (r"0.\overline{3}", "0.33"), ("1/3", r"0.\overline{03}"), ("1/3", "0.3334..."), (r"0.1\overline{6}", r"0.\overline{16}"),
     ("0.9", r"0.\overline{9}"), ("3/2", "11/2"), ("3/2", r"\frac{11}{2}"), ("3/2", "1*1/2"), ("3/2", r"1\cdot\frac12"), ("3/2", "12"), ("7/4", "1 4/3"),
     ("-3/2", "-1+1/2"), ("0.5", "0.55"), ("0.33", "1/3"), ("1500", r"1.5\times10^2"), ("1000", "10,00"), ("0.5", "5"), ("3.14159", r"\pi"), ("2.718", "e"),

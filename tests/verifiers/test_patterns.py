@@ -119,3 +119,16 @@ def test_format_options_and_composition():
     assert wrong.score == pytest.approx(0.1 / 1.1)
     missing = both.verify([Attempt(response="5", reference=None)])[0]
     assert (missing.score, missing.status) == (None, "bad_reference")
+
+
+def test_a_schema_in_the_place_of_the_reference_says_where_it_belongs():
+    verdict = one("json", "{}", json.dumps({"type": "object", "required": ["a"]}))
+    assert (verdict.score, verdict.status) == (None, "bad_reference")
+    assert 'metadata["schema"]' in verdict.reason
+    assert one("json", '{"type": "cat"}', {"type": "cat"}).score == 1
+
+
+@pytest.mark.parametrize("spec", ["math*-1", "math*1+format*-0.5"])
+def test_a_negative_weight_is_named(spec):
+    with pytest.raises(VerifierError, match=r"weight of '(math|format)' is -"):
+        open_verifier(spec)

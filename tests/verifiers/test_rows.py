@@ -66,3 +66,16 @@ def test_a_bare_answer_may_be_a_json_number():
     lines, _ = run([json.dumps(row) for row in rows])
     assert [line["score"] for line in lines] == [1, 1, None]
     assert lines[2]["status"] == "bad_response"
+
+
+def test_a_field_given_twice_is_an_error_that_names_it():
+    rows = [
+        '{"reference": "5", "response": "5", "response": "6", "id": 1}',
+        '{"reference": "5", "response": "5"}',
+    ]
+    lines, _ = run("\n".join([*rows, '{"response": "5", "metadata": {"a": 1, "a": 2}}']))
+    assert [line["status"] for line in lines] == ["bad_row", "ok", "bad_row"]
+    assert lines[0]["score"] is None
+    assert "line 1" in lines[0]["reason"]
+    assert "'response' is given twice" in lines[0]["reason"]
+    assert "'a' is given twice" in lines[2]["reason"]

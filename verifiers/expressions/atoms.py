@@ -13,7 +13,7 @@ from verifiers.expressions.cursor import Cursor
 from verifiers.expressions.lexer import Unreadable
 from verifiers.expressions.literals import MAX_EXPONENT, decimal, fraction_of_period, repeating
 from verifiers.expressions.matrices import determinant
-from verifiers.expressions.nodes import INFINITY, ZERO, Node, num
+from verifiers.expressions.nodes import INFINITY, ZERO, Node, num, number_of
 from verifiers.expressions.vocabulary import (
     APPLIED,
     CONSTANTS,
@@ -67,7 +67,7 @@ class Atoms(Cursor, ABC):
                 "degree", "circ"
             ):
                 self.i += 1
-                node = Node("degree", None, (node,))
+                node = self.angle(node)
             elif self.kind == "'" and node.kind == "var":
                 self.i += 1
                 node = primed(node)
@@ -81,6 +81,29 @@ class Atoms(Cursor, ABC):
                 node = Node("base", (digits, self.subscript()))
             else:
                 return node
+
+    def angle(self, degrees: Node) -> Node:
+        """Degrees, with the minutes and seconds that may follow: 30°30', 12°5'30''."""
+        total = number_of(degrees)
+        parts = []
+        while total is not None and len(parts) < 2 and self.kind == "num" and (mark := self.mark()):
+            if (mark == 2) != bool(parts):
+                break
+            part = decimal(self.text, 0)
+            value = number_of(part)
+            if value is None or not 0 <= value < 60:
+                raise Unreadable("sixty or more minutes or seconds of an angle")
+            parts.append(value)
+            self.i += 1 + mark
+        if total is None or not parts:
+            return Node("degree", None, (degrees,))
+        return Node("degree", None, (num(total + sum(v / 60 ** (i + 1) for i, v in enumerate(parts))),))
+
+    def mark(self) -> int:
+        """1 before a minute's mark that follows the number here, 2 before a second's, else 0."""
+        if self.peek()[0] != "'":
+            return 0
+        return 2 if self.peek(2)[0] == "'" else 1
 
     def subscript(self) -> str:
         if self.kind != "{":
@@ -114,7 +137,7 @@ class Atoms(Cursor, ABC):
             kind, body = self.kind, self.text
             self.i += 1
             return determinant(self.matrix(body)) if kind == "det" else self.matrix(body)
-        if self.kind in ("$", "€", "£", "¥"):
+        if self.kind in ("$", "€", "£", "¥", "₹"):
             sign = self.kind
             self.i += 1
             return Node("unit", sign, (self.signed(),))

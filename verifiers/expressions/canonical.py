@@ -11,7 +11,9 @@ from fractions import Fraction
 from typing import Any
 
 from verifiers.expressions.evaluate import point_for, value
+from verifiers.expressions.matrices import as_matrix
 from verifiers.expressions.nodes import Node, number_of
+from verifiers.expressions.scalars import based_ten
 from verifiers.expressions.sets import NoSet, Piece, real_set
 from verifiers.expressions.statements import settled
 from verifiers.expressions.values import NoValue, arithmetic, as_real
@@ -32,6 +34,9 @@ def key(tree: Node | None, words: str, choice: str = "") -> str | None:
 
 
 def _of(node: Node) -> str:
+    node = based_ten(node)
+    if node.kind == "pow":
+        node = as_matrix(node)
     kind = node.kind
     literal = number_of(node)
     if literal is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from verifiers.expressions.evaluate import point_for, value
 from verifiers.expressions.families import families, families_in_other_letters
 from verifiers.expressions.matrices import as_matrix
-from verifiers.expressions.nodes import Node, number_of
+from verifiers.expressions.nodes import ZERO, Node, number_of
 from verifiers.expressions.scalars import STRICT, Tolerance, scalars
 from verifiers.expressions.sets import NoSet, proportional, real_set, same_set, unknown, zero_side
 from verifiers.expressions.statements import MOST_ITEMS, constant, settled
-from verifiers.expressions.values import as_real
+from verifiers.expressions.values import NoValue, as_real, is_zero
 from verifiers.expressions.work import charge
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
@@ -125,7 +126,47 @@ def _equations(gold: Node, answer: Node) -> str | None:
         or any(side.has("list", "tuple", "set", "matrix") for side in (left, right))
     ):
         return None
+    if proportional(left, right) is not None:
+        return "equation"
+    left, right = _cleared(left), _cleared(right)
     return "equation" if proportional(left, right) is not None else None
+
+
+def _cleared(difference: Node) -> Node:
+    """The equation "difference = 0" times the letters that stand below its fractions ("y - 1/x" as "xy - 1"), where
+    that adds no solution: none of those letters may be zero in one."""
+    letters = {
+        below.value
+        for node in difference.walk()
+        if node.kind == "div" and (below := node.args[1]).kind == "var"
+    }
+    if len(letters) != 1:
+        return difference
+    name = letters.pop()
+    cleared = Node("add", None, tuple(_times(term, name) for term in _terms(difference)))
+    if any(node.kind == "div" and name in node.args[1].variables() for node in cleared.walk()):
+        return difference
+    try:
+        at_zero = value(cleared.substitute(name, ZERO), point_for(cleared.variables(), 0))
+    except (NoValue, ZeroDivisionError, OverflowError, ValueError):
+        return difference
+    return cleared if not is_zero(at_zero) else difference
+
+
+def _terms(node: Node) -> list[Node]:
+    if node.kind == "add":
+        return [term for arg in node.args for term in _terms(arg)]
+    if node.kind == "neg":
+        return [Node("neg", None, (term,)) for term in _terms(node.args[0])]
+    return [node]
+
+
+def _times(term: Node, name: str) -> Node:
+    if term.kind == "neg":
+        return Node("neg", None, (_times(term.args[0], name),))
+    if term.kind == "div" and term.args[1] == Node("var", name):
+        return term.args[0]
+    return Node("mul", None, (Node("var", name), term))
 
 
 def _relations(gold: Node, answer: Node) -> str | None:

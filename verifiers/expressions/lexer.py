@@ -44,6 +44,7 @@ _SYMBOLS = {
     "°": r"^\circ ",
     "º": r"^\circ ",
     "′": "'",
+    "″": "''",
     "…": r"\ldots ",
     "⋯": r"\ldots ",
     "ℝ": r"\mathbb{R}",
@@ -120,7 +121,7 @@ _TOKEN = re.compile(
     | (?P<word>[A-Za-z]+)
     | (?P<dots>\.\.\.+)
     | (?P<rel><=|>=|!=|==|<>|=<|=>|->|\*\*|\+/?-)
-    | (?P<sym>[-+*/^_=<>()\[\]{},;:|!%'?&$€£¥@#"])
+    | (?P<sym>[-+*/^_=<>()\[\]{},;:|!%'?&$€£¥₹@#"])
     )""",
     re.VERBOSE | re.ASCII,
 )
@@ -145,12 +146,14 @@ _UNIT_FRACTION = re.compile(
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _WHOLE_OVER = re.compile(r"^([^{}]*)\\over(?![A-Za-z])([^{}]*)$")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
+_TRANSPOSED = re.compile(r"\^\s*(?:\\(?:top|intercal)(?![A-Za-z])|\{\s*\\(?:top|intercal)\s*\})")
 _MEMBER = re.compile(r"^\s*([A-Za-z])\s+in\s+(?=[\[({\\])")
 
 
 def clean(text: str) -> str:
     """``text`` in one notation: Unicode symbols as LaTeX, spacing and sizing commands gone."""
     if not text.isascii():
+        text = text.replace("³√", "∛")
         text = _OVERLINED.sub(lambda m: r"\overline{" + m.group()[::2] + "}", text)
         text = _SUPER.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
         text = _SUB.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
@@ -167,6 +170,8 @@ def clean(text: str) -> str:
             text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
         if "\\colon" in text:
             text = re.sub(r"\\colon(?![A-Za-z])", ":", text)
+        if "\\top" in text or "\\intercal" in text:
+            text = _TRANSPOSED.sub("^T", text)
         if "\\dot" in text:
             text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
         text = _BARE_REPEAT.sub("0.", text)
@@ -178,6 +183,8 @@ def clean(text: str) -> str:
         text = text.replace(r"\quad", ";").replace(r"\qquad", ";") if "quad" in text else text
         text = re.sub(r"(?<=\d)\\,(?=\d{3})", "{,}", text)
         text = plain_latex(text)
+    if "per cent" in text:
+        text = text.replace("per cent", "percent")
     if " in " in text:
         text = _MEMBER.sub(r"\1 \\in ", text)
     return text.replace("~", " ")

@@ -7,7 +7,7 @@ from verifiers.expressions.nodes import Node
 
 
 def as_matrix(node: Node) -> Node:
-    """Nested brackets as a matrix; sums, products and multiples of matrices worked out."""
+    """Nested brackets as a matrix; sums, products, multiples and transposes (^T) worked out."""
     if (
         node.kind == "tuple"
         and node.args
@@ -18,6 +18,14 @@ def as_matrix(node: Node) -> Node:
         if len(widths) == 1:
             cells = tuple(cell for arg in node.args for cell in arg.args)
             return Node("matrix", (len(node.args), widths.pop()), cells)
+    if node.kind == "pow" and node.args[1] == Node("var", "T"):
+        inner = as_matrix(node.args[0])
+        if inner.kind == "matrix":
+            rows, columns = inner.value
+            cells = tuple(inner.args[r * columns + c] for c in range(columns) for r in range(rows))
+            return Node("matrix", (columns, rows), cells)
+        if inner.kind == "tuple" and inner.value in ("()", "<>", "[]"):
+            return Node("matrix", (len(inner.args), 1), inner.args)
     if node.kind in ("add", "mul", "neg", "div") and node.has("matrix"):
         args = [as_matrix(arg) for arg in node.args]
         if node.kind == "neg" and args[0].kind == "matrix":

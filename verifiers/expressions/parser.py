@@ -246,7 +246,7 @@ class _Parser(Atoms):
                 if self.kind == "word":
                     parts.append(self.text)
                     self.i += 1
-            elif self.kind in ("$", "€", "£", "¥") and not parts:
+            elif self.kind in ("$", "€", "£", "¥", "₹") and not parts:
                 parts.append(self.kind)
                 self.i += 1
             else:
@@ -296,7 +296,7 @@ class _Parser(Atoms):
         if self.kind == "word" and self.text in ("F", "C"):
             self.i += 1
             return Node("unit", f"degrees {self.t[self.i - 1][1]}", (node,))
-        return self.postfix(Node("degree", None, (node,)))
+        return self.postfix(self.angle(node))
 
     def exponent(self) -> Node:
         if self.kind == "{":

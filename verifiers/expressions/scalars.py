@@ -35,6 +35,7 @@ def scalars(
     """The rule by which two scalars are equal, or None. within: compares what a unit, a percent sign or a ratio holds
     (default: as scalars)."""
     same = within or scalars
+    gold, answer = based_ten(gold), based_ten(answer)
     left, right = number_of(gold), number_of(answer)
     if left is not None and right is not None:
         if left == right:
@@ -116,10 +117,17 @@ def _rounds(gold: Node, answer: Node, left: Any, right: Any, how: Tolerance) -> 
         return difference < step if cut_off else 2 * difference <= step
 
 
+def based_ten(node: Node) -> Node:
+    """A number with its base written below it, where that base is ten, as the number."""
+    if node.kind == "base" and _based(node)[1] == "10" and node.value[0].isdecimal():
+        return num(int(node.value[0]))
+    return node
+
+
 def _based(node: Node) -> tuple[str, str]:
     digits, base = node.value
     base = base.strip("{}").lower()
-    return digits.lstrip("0"), str(ONES.index(base)) if base in ONES else base
+    return digits.lstrip("0").upper(), str(ONES.index(base)) if base in ONES else base
 
 
 def _times(gold: Node, answer: Node) -> str | None:

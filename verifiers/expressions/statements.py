@@ -10,8 +10,9 @@ MOST_ITEMS = 60
 
 def settled(node: Node) -> Node:
     """The answer that a statement gives: "x = 2 + 3 = 5" becomes named x: 5; "3 + 2 = 5" becomes 5; a constant
-    chain that does not hold becomes "false"; +- becomes the list of both values; "7 or 7.0" becomes 7. A set drops
-    what it holds twice; a list ("1, 1, 2") keeps it."""
+    chain that does not hold becomes "false"; "22/7 ~ 3.14" becomes 22/7, and "x ~ 7" named x: 7; +- becomes
+    the list of both values; "7 or 7.0" becomes 7. A set drops
+    what it holds twice; a list ("1, 1, 2") keeps it, unless it is one of points."""
     if node.kind == "relation" and set(node.value) <= {"=", "~"}:
         node = _chain(node)
     if node.kind == "such":
@@ -29,7 +30,8 @@ def settled(node: Node) -> Node:
                 for other in distinct
             ):
                 distinct.append(item)
-        if node.kind == "set" or len(distinct) == 1:
+        points = all(item.kind == "tuple" for item in items)  # solutions, of which one given twice is one
+        if node.kind == "set" or len(distinct) == 1 or points:
             items = distinct + items[MOST_ITEMS:]
         return items[0] if len(items) == 1 and node.kind == "list" else Node(node.kind, None, tuple(items))
     if node.kind == "named":
@@ -59,8 +61,8 @@ def _signed(node: Node, sign: int) -> Node:
 def _chain(node: Node) -> Node:
     sides = list(node.args)
     if "~" in node.value:
-        cut = node.value.index("~")
-        sides = sides[: cut + 1] if cut else [sides[0], sides[1]]
+        cut = node.value.index("~")  # what stands before it is exact; a letter alone has only what follows it
+        sides = sides[: cut + 1] if cut or constant(sides[0]) else sides[:2]
     first, last = sides[0], sides[-1]
     if len(sides) == 1:
         return first
