@@ -72,7 +72,8 @@ def answer_in(response: str) -> Answer:
 def _short(response: str) -> Answer:
     plain = plain_number(response)
     if plain is not None:
-        return _of(lambda: ((plain,), "whole", ""), True)
+        vote = canonical.key(plain.tree, plain.words, plain.choice)
+        return Answer((plain,), "whole", vote=vote, remembered=True)
     return _of(lambda: _found_in(response, statement(response)), True)
 
 

@@ -177,18 +177,20 @@ def final_statement(text: str) -> Statement | None:
 
 def _tagged(text: str) -> str | None:
     """The content of the last closed ``<answer>``."""
-    low = text.lower()
-    if len(low) != len(text):  # a few capitals of other scripts grow
-        low = re.sub("[A-Z]", lambda m: m.group().lower(), text)
+    low = text
+    if "<A" in text or "</A" in text:
+        low = re.sub("</?answer>", lambda m: m.group().lower(), text, flags=re.IGNORECASE)
     closed = low.rfind("</answer>")
     for _ in range(_MOST_CUES):
         if closed < 0:
             return None
-        before = low.rfind("</answer>", 0, closed)
-        opened = low.rfind("<answer>", before + 1, closed)
-        if opened >= 0:
+        opened = low.rfind("<answer>", 0, closed)
+        if opened < 0:
+            return None
+        between = low.rfind("</answer>", opened, closed)
+        if between < 0:
             return text[opened + len("<answer>") : closed]
-        closed = before
+        closed = between
     return None
 
 

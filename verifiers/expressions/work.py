@@ -7,8 +7,6 @@ what a cache holds, so that a verdict is the same everywhere. Each thread counts
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 MAX_STEPS = 50_000
 """For each of the three parts of a verdict: reading the response, reading the reference, comparing the two."""
@@ -25,14 +23,19 @@ class _Count(threading.local):
 _count = _Count()
 
 
-@contextmanager
-def limited(steps: int | None = None) -> Iterator[None]:
+class limited:
     """A cap on what happens inside; one that is set inside another counts by itself. Raises TooMuchWork there."""
-    before, _count.left = _count.left, MAX_STEPS if steps is None else steps
-    try:
-        yield
-    finally:
-        _count.left = before
+
+    __slots__ = ("before", "steps")
+
+    def __init__(self, steps: float = MAX_STEPS):
+        self.steps = steps
+
+    def __enter__(self) -> None:
+        self.before, _count.left = _count.left, self.steps
+
+    def __exit__(self, *_: object) -> None:
+        _count.left = self.before
 
 
 def charge(steps: float) -> None:
