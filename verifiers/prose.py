@@ -83,9 +83,9 @@ def read_last_line(line: str) -> Reading | None:
         return None
     if _ASSERTED_AFTER.match(after) or (not before.strip(" $€£*") and _BARE_AFTER.fullmatch(after)):
         return reading
-    if _ASKED.search(before):
+    if _ASKED.search(before[-400:]):
         return None
-    return reading if _ASSERTED_BEFORE.search(before) else None
+    return reading if _ASSERTED_BEFORE.search(before[-120:]) else None
 
 
 def _last_value(text: str) -> tuple[Reading, str, str] | None:
