@@ -35,6 +35,7 @@ _WORDED = re.compile(
 _OPEN_OPERATOR = re.compile(r"(?:[-+*/^√=(\\<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)|\d\s+to|\d\s)\s*$")
 _END_MARK = re.compile(r"\s*(?:<\|[a-z_]{1,20}\|>(?:user|assistant)?|</s>)\s*$")
 _COURTESY = re.compile(r"\s*(?:I hope (?:it|this) is correct|Hope (?:it|this) helps)[.!]*\s*$", re.IGNORECASE)
+_BARE_LIMIT = 400
 _NEW_SENTENCE = re.compile(r"[.!?;:]\s+\S|\?|=\s*$")
 _ASKED = re.compile(
     r"(?:^|[.!?]\s+)(?:is|are|was|were|does|do|could|can|if|suppose|assume|let)\b[^.!?]*$", re.IGNORECASE
@@ -70,8 +71,7 @@ def read_last_line(line: str) -> Reading | None:
     $x > 5$ is the solution"). None for any other number in a sentence ("Step 3", "is it 5?", "see equation 4")."""
     line = _END_MARK.sub("", line[-4_000:])
     line = _COURTESY.sub("", line).rstrip()
-    whole = read(line)
-    if whole.tree is not None:
+    if len(line) <= _BARE_LIMIT and (whole := read(line)).tree is not None:
         return whole
     if line.rstrip("*_ $").endswith("?"):
         return None
@@ -96,7 +96,11 @@ def _last_value(text: str) -> tuple[Reading, str, str] | None:
     if spans:
         last = spans[-1]
         tail = text[last.end() :]
-        if not re.search(r"\d", tail) and len(tail.split()) <= 12 and not _HEDGE.search(text[: last.start()]):
+        if (
+            not re.search(r"\d", tail)
+            and len(tail.split()) <= 12
+            and not _HEDGE.search(text[: last.start()][-200:])
+        ):
             inside = next(group for group in last.groups() if group is not None)
             reading = read(inside)
             if reading.tree is not None:
@@ -121,8 +125,8 @@ def _last_value(text: str) -> tuple[Reading, str, str] | None:
         reading = None if _HEDGE.search(line[: pair.start()]) else read(pair.group(1))
         return None if reading is None or reading.tree is None else (reading, line[: pair.start()], "")
     if (
-        _HEDGE.search(before)
-        or _WORDED.search(before.rstrip("$ "))
+        _HEDGE.search(before[-200:])
+        or _WORDED.search(before.rstrip("$ ")[-200:])
         or _OPEN_OPERATOR.search(before.replace("=", " ").replace("**", " ").replace("(", "("))
     ):
         return None
