@@ -113,9 +113,13 @@ class Curve:
 
 
 def default_ks(some: Iterable[Sequence[Group]]) -> list[int]:
-    """Powers of two up to the number of chains that every problem of every model has."""
-    least = min((group.n for groups_ in some for group in groups_), default=0)
-    return [2**i for i in range(least.bit_length())]
+    """Powers of two up to the number of chains that every problem of every model has, and that were judged of nine
+    problems in ten (of those of which any was: the others have no part in a curve)."""
+    most = []
+    for groups_ in some:
+        judged = sorted(n for group in groups_ if (n := int((~np.isnan(group.correct)).sum())))
+        most += [group.n for group in groups_] + judged[len(judged) // 10 :][:1]
+    return [2**i for i in range(min(most, default=0).bit_length())]
 
 
 def measure(selector: Selector, model: str, some: Sequence[Group], ks: Sequence[int]) -> Measurement:

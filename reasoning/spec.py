@@ -44,7 +44,7 @@ class Spec:
         out = dict(defaults)
         for key, value in self.options.items():
             if key not in defaults:
-                raise unknown(f"option of {self.name!r}", key, defaults)
+                raise unknown(f"{self.name!r} option", key, defaults)
             out[key] = convert(value, defaults[key], f"{key} in {self.text!r}")
         return out
 

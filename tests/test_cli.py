@@ -62,7 +62,10 @@ MISTAKES = [
         ["sample", "{tmp}/r", "--task", "word:tset", "--engine", "transformers:{model}"],
         "Did you mean 'test'?",
     ),
-    (["sample", "{tmp}/r", "--task", "word:test:m=3", "--engine", "transformers:{model}"], "Unknown option"),
+    (
+        ["sample", "{tmp}/r", "--task", "word:test:m=3", "--engine", "transformers:{model}"],
+        "Unknown 'word' option",
+    ),
     (
         ["sample", "{tmp}/r", "--task", "word:test", "--engine", "transfomers:{model}"],
         "Did you mean 'transformers'?",
@@ -456,3 +459,18 @@ def test_greedy_chains_drawn_many_times_are_said(tmp_path, model, capsys):
     assert "Give -n 1" in capsys.readouterr().err
     assert main(sample(tmp_path / "one", model, "--temperature", "0", "-n", "1")) == 0
     assert "Give -n 1" not in capsys.readouterr().err
+
+
+def test_a_file_as_run_is_said_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    args = ["sample", str(tmp_path / "run"), "--task", "word:test:n=1", "--engine", "transformers:nowhere"]
+    assert main(args) == 2
+    assert "is a file; RUN is a folder" in capsys.readouterr().err
+
+
+def test_an_engine_without_a_model_and_with_a_mistyped_option(tmp_path, capsys):
+    args = ["sample", str(tmp_path / "run"), "--task", "word:test:n=1", "--engine"]
+    assert main([*args, "openai:"]) == 2
+    assert "write openai:MODEL." in capsys.readouterr().err
+    assert main([*args, "openai:m:paralel=3"]) == 2
+    assert "Unknown 'openai' option 'paralel'. Did you mean 'parallel'?" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,3 +198,13 @@ def test_bad_requests_are_one_line(folder, tmp_path):
 def test_default_ks_are_powers_of_two_that_every_problem_has(measured):
     assert default_ks(measured.groups.values()) == [1, 2, 4, 8]
     assert default_ks([]) == []
+
+
+def test_default_ks_count_judged_chains(measured):
+    """A pool that is judged in part gets no empty columns."""
+    some = next(iter(measured.groups.values()))
+    part = [replace(g, correct=np.where(np.arange(g.n) < 3, g.correct, np.nan)) for g in some]
+    assert default_ks([part]) == [1, 2]
+    none = [replace(part[0], correct=np.full(part[0].n, np.nan)), *part[1:]]
+    assert default_ks([none]) == [1, 2]
+    assert default_ks([[none[0]]]) == [1, 2, 4, 8]

@@ -214,7 +214,7 @@ def test_oracle_flags():
     [
         ("best-of-m", {}, "Did you mean 'best_of_n'"),
         ("majorty", {}, "Did you mean 'majority'"),
-        ("majority:scorer=x", {}, "Unknown option of 'majority'"),
+        ("majority:scorer=x", {}, "Unknown 'majority' option"),
         ("best_of_n", {}, "needs a scorer"),
         ("best_of_n", {"a": False, "b": False}, "one of: a, b"),
         ("best_of_n:scorer=lerned", {"learned": False}, "Did you mean 'learned'"),

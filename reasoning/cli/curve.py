@@ -8,8 +8,9 @@ A pure function of stored records: the same pool gives the same bytes.
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,11 @@ def run(options: CurveOptions) -> int:
                     f"No chain was judged yet. Run:  reasoning verify {options.run} --verifier NAME"
                 )
             raise UserError(f"Which verifier says what is right? Name it:  --verifier {' | '.join(oracles)}")
+        models = [one_model(name, list(pool.models())) for name in options.model] or None
+        note(not_judged(pool, truth, options.run, models))
         scorers = [scorer_named(name, known) for name in options.scorer] or [
             name for name, oracle in known.items() if not oracle
         ]
-        models = [one_model(name, list(pool.models())) for name in options.model] or None
         written = write_report(
             folder,
             pool,
@@ -81,6 +83,18 @@ def run(options: CurveOptions) -> int:
         note(f"picture  {path}")
     note(f"report   {written.html}")
     return 0
+
+
+def not_judged(pool: Pool, oracle: str, run: str, models: Sequence[str] | None = None) -> str:
+    """A line to print where chains have no verdict of the oracle; "" where all have one."""
+    judged = pool.verdicts(oracle)
+    chains = [chain for model in models or [None] for chain in pool.chains(model)]
+    if not (without := sum(chain.key not in judged for chain in chains)):
+        return ""
+    return (
+        f"{without} of {len(chains)} chains were not judged by {oracle!r} and are left out. To judge them first:  "
+        f"reasoning verify {run} --verifier {shlex.quote(oracle)}"
+    )
 
 
 def sampling_seconds(folder: Path, pool: Pool) -> dict[str, float]:

@@ -27,6 +27,7 @@ from reasoning.pool import Pool
 from reasoning.pool.check import check as check_pool
 from reasoning.pool.export import FORMATS
 from reasoning.pool.export import export as export_pool
+from reasoning.pool.folder import counted
 from reasoning.pool.merge import merge as merge_pools
 
 
@@ -68,7 +69,7 @@ def check(options: CheckOptions) -> int:
     report = check_pool(options.run, options.repair)
     for line in report.remarks:
         note(line)
-    rows = ", ".join(f"{count} {table}" for table, count in report.rows.items() if count) or "nothing"
+    rows = counted(report.rows)
     if report.whole:
         say(f"{report.path}: whole. {rows} in {report.shards} shards and the write-ahead files.")
         return 0
@@ -136,9 +137,9 @@ def export(options: ExportOptions) -> int:
 
 def merge(options: MergeOptions) -> int:
     added = merge_pools(options.runs, options.to)
-    new = ", ".join(f"{count} {table}" for table, count in added.items() if count) or "nothing"
+    new = counted(added)
     say(f"{options.to}  new: {new}")
-    note(f"Next:  reasoning show {options.to}")
+    note(f"Next:  reasoning show {options.to} --cost")
     return 0
 
 

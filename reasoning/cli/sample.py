@@ -50,6 +50,9 @@ class SampleOptions(Asking):
 
 
 def run(options: SampleOptions) -> int:
+    folder = Path(options.run)
+    if folder.is_file():  # said before the model is loaded
+        raise UserError(f"{folder} is a file; RUN is a folder (to read recorded outputs: reasoning import).")
     problems = problems_of(options)
     sampling = sampling_from(options)
     refuse_too_many(len(problems), options.n)
@@ -57,13 +60,15 @@ def run(options: SampleOptions) -> int:
         note(
             f"Temperature 0 gives the same chain again: -n {options.n} draws it {options.n} times. Give -n 1."
         )
-    folder = Path(options.run)
     budget, prices = terms(folder, options.budget, options.prices)
     engine = engine_on(options.cluster, options.engine)
     for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"sample {engine.model.partition('@')[0]}")
     with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
+        told = len(pool.notes)
+        for text in pool.notes:
+            note(text)
         write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
@@ -72,7 +77,7 @@ def run(options: SampleOptions) -> int:
             problems, engine, pool, ledger, options.n, sampling, progress=line, strategy=engine.model
         )
         line.close()
-        for text in pool.notes:
+        for text in pool.notes[told:]:
             note(text)
     engine.close()
     for text in [*getattr(engine, "notes", ()), *report.warnings]:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def parse_cluster(text: str) -> ClusterSpec:
         if not equals:
             raise UserError(f"Malformed option {part!r} in {text!r}: write key=value, separated by commas.")
         if key not in known:
-            raise unknown("option of a cluster", key, known)
+            raise unknown("cluster option", key, known)
         given[key] = convert(value, known[key], f"{key} in {text!r}")
     return ClusterSpec(address or "auto", **given)
 
@@ -103,6 +104,7 @@ def connect(address: str = "auto") -> Any:
     with _quiet():
         if ray.is_initialized():
             return ray
+        started = False
         options: dict[str, Any] = dict(log_to_driver=False, logging_level=logging.ERROR)
         try:
             if address != "auto":
@@ -114,13 +116,26 @@ def connect(address: str = "auto") -> Any:
                     if os.environ.get("RAY_ADDRESS"):
                         raise
                     _start(ray, options)
+                    started = True
             else:
                 _start(ray, options)
+                started = True
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as e:
             where = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "this machine"
             said = " ".join(str(e).split())[:300]
             raise _unreachable(where, said) from None
+    if not started:
+        _tell(f"Joined the cluster at {_where(ray, address)}.")
     return ray
+
+
+def _where(ray: Any, address: str) -> str:
+    return address if address != "auto" else ray.get_runtime_context().gcs_address
+
+
+def _tell(text: str) -> None:
+    """Starting takes up to half a minute, in which nothing else is heard."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def quiet_environment(alone: bool) -> None:
@@ -166,6 +181,7 @@ def _unreachable(where: str, said: str) -> EngineError:
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
+    _tell("Starting Ray on this machine ...")
     ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **options)
 
 

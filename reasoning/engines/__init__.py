@@ -4,7 +4,8 @@ transformers:PATH_OR_HUB_ID   embedded default; the bare path of an existing fol
 vllm:PATH_OR_HUB_ID           vLLM in this process (extra "vllm")
 openai:MODEL:base_url=URL     any OpenAI-compatible server (extra "openai")
 replay:PATH                   recorded chains
-ray:ENGINE:OPTIONS            any of the others on many machines (extra "ray"): ray:vllm:PATH:actors=8,address=HOST:6379
+ray:ENGINE:OPTIONS            any of the others on many machines (extra "ray"), such as
+                              ray:vllm:PATH:actors=8,address=HOST:6379
 path/to/file.py:name          your own: an engine, or a function (**options) that returns one
 """
 
@@ -51,7 +52,8 @@ def open_engine(spec: str, **options: Any) -> Engine:
     if parsed.name not in ENGINES:
         raise unknown("engine", parsed.name, ENGINES)
     if not parsed.argument:
-        raise UserError(f"{spec!r} does not say which model or file: write {parsed.name}:PATH.")
+        what = {"openai": "MODEL", "ray": "ENGINE:MODEL", "replay": "PATH"}.get(parsed.name, "PATH_OR_HUB_ID")
+        raise UserError(f"{spec!r} does not say which model or file: write {parsed.name}:{what}.")
     module, name = ENGINES[parsed.name]
     opener = getattr(import_module(module), name).open
     defaults = {
@@ -61,7 +63,7 @@ def open_engine(spec: str, **options: Any) -> Engine:
     }
     for key in options:
         if key not in defaults:
-            raise unknown(f"option of {parsed.name!r}", key, defaults)
+            raise unknown(f"{parsed.name!r} option", key, defaults)
     return opener(parsed.argument, **parsed.take({**defaults, **options}))
 
 

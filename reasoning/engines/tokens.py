@@ -19,6 +19,8 @@ CHAT = ("auto", "yes", "no")
 KEPT_IDS = 1 << 20
 """Of prompts, kept at once by `Tokens`: some tens of MB."""
 
+_TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
+
 
 class Tokens:
     """A tokenizer as an engine uses it.
@@ -34,6 +36,8 @@ class Tokens:
         if chat == "yes" and not template:
             raise UserError(f"chat=yes, but the tokenizer of {name} has no chat template.")
         self.tokenizer, self.name, self.limit = tokenizer, name, limit
+        # A prompt that is too long is told by `look` and by the engine; transformers would warn of it as well.
+        getattr(tokenizer, "deprecation_warnings", {})[_TOO_LONG] = True
         self.end_ids = frozenset(end_ids)
         self.chat = bool(template) and chat != "no"
         self._asked: dict[int, tuple[Problem, tuple[int, ...]]] = {}

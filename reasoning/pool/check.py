@@ -56,7 +56,12 @@ def check(path: str | Path, repair: bool = False) -> CheckReport:
     _check_files(folder, sealed, report, repair)
     _check_index(folder, sealed, report, repair)
     with Pool.open(path, read_only=not repair) as pool:
-        report.remarks += [n for n in pool.notes if n not in report.remarks and "is missing: its" not in n]
+        told = ("is missing: its", "were written: damaged")  # by line of `_check_shard`
+        report.remarks += [
+            n
+            for n in pool.notes
+            if n not in [*report.remarks, *report.damage] and not any(t in n for t in told)
+        ]
         _check_links(pool, report)
     return report
 

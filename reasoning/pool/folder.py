@@ -22,7 +22,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,14 @@ FORMAT = 2
 
 @dataclass(slots=True)
 class Sealed:
-    """A sealed segment: its shards are read when asked for, never kept. rows: table -> number of rows."""
+    """A sealed segment: its shards are read when asked for, never kept. rows: table -> number of rows. bytes: table
+    -> size of its shard, where the manifest says it (older ones do not)."""
 
     name: str
     folder: Folder
     rows: dict[str, int]
     counts: Counter[Group] = field(default_factory=Counter)
+    bytes: dict[str, int] = field(default_factory=dict)
 
     def read(self, table: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table | None:
         """The table's shard, or None when the segment has none (or the user removed a damaged one)."""
@@ -74,7 +76,7 @@ class Sealed:
     def _damaged(self, table: str, e: Exception) -> PoolError:
         return PoolError(
             f"{self.folder.shard(table, self.name)}: damaged ({_first_line(e)}). Its {self.rows[table]} rows are "
-            f"lost, all others are whole: `reasoning pool check {self.folder.path} --repair` sets the file aside, "
+            f"lost, all others are whole: `reasoning pool check {self.folder.run} --repair` sets the file aside, "
             "and the same command makes them anew."
         )
 
@@ -109,6 +111,11 @@ class Folder:
         self.format = FORMAT
         self.notes: list[str] = []
         self._followed: dict[str, tuple[Segment, int]] = {}
+
+    @property
+    def run(self) -> Path:
+        """The folder as commands are given it: the run's, where the pool lies in one."""
+        return self.path.parent if self.path.name == "pool" else self.path
 
     @property
     def wal(self) -> Path:
@@ -208,6 +215,7 @@ class Folder:
                 self,
                 row["rows"],
                 Counter({(model, sampling): n for model, sampling, n in row["groups"]}),
+                row.get("bytes", {}),
             )
             for row in reading.rows
         }
@@ -336,8 +344,7 @@ class Folder:
                 found.counts = groups(content.unify_dictionaries())
         if not found.rows:
             return None
-        rows = ", ".join(f"{n} {table}" for table, n in found.rows.items())
-        self._note(f"{self.manifest} had lost the shards of {name}: taken in again ({rows}).")
+        self._note(f"{self.manifest} had lost the shards of {name}: taken in again ({counted(found.rows)}).")
         return found
 
     def _note(self, note: str) -> None:
@@ -348,8 +355,16 @@ class Folder:
         for segment in sealed.values():
             for table, rows in segment.rows.items():
                 path = self.shard(table, segment.name)
-                if not path.exists():
+                try:
+                    size = path.stat().st_size
+                except FileNotFoundError:
                     self._note(f"{path} is missing: its {rows} rows are gone and will be made anew.")
+                    continue
+                if size != segment.bytes.get(table, size):
+                    self._note(
+                        f"{path} has {size} bytes where {segment.bytes[table]} were written: damaged. What can be "
+                        f"saved is saved by:  reasoning pool check {self.run} --repair"
+                    )
 
     def seal(self, segment: Segment, file: AppendFile) -> Sealed | None:
         """Turn a write-ahead file, whose lock we hold, into shards; None when it held no rows.
@@ -397,14 +412,23 @@ class Folder:
     def add_line(self, sealed: Sealed) -> None:
         """Put a segment into the manifest; its last line counts. The caller holds the folder's lock."""
         groups = [[model, sampling, n] for (model, sampling), n in sealed.counts.items()]
+        paths = {table: self.shard(table, sealed.name) for table in sealed.rows}
+        sealed.bytes = {table: path.stat().st_size for table, path in paths.items() if path.exists()}
+        row = {"segment": sealed.name, "rows": sealed.rows, "groups": groups, "bytes": sealed.bytes}
         manifest = AppendFile(self.manifest)
         try:
             manifest.lock()  # nobody else writes while the folder is locked; a torn line is ours to remove
             manifest.truncate(read_lines(manifest.read(), "", live=True).whole_bytes)
-            manifest.append(frame_row({"segment": sealed.name, "rows": sealed.rows, "groups": groups}))
+            manifest.append(frame_row(row))
         finally:
             manifest.close()
         fsync_folder(self.path)
+
+
+def counted(rows: Mapping[str, int]) -> str:
+    """table -> number of rows, for a person: "1 model, 8 chains"."""
+    parts = [f"{n} {table if n != 1 else table.removesuffix('s')}" for table, n in rows.items() if n]
+    return ", ".join(parts) or "nothing"
 
 
 def _first_line(e: Exception) -> str:

@@ -142,7 +142,7 @@ def resolve(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) ->
     out = dict(defaults)
     for key, value in given.items():
         if key not in defaults:
-            raise unknown(f"option of {name!r}", key, defaults)
+            raise unknown(f"{name!r} option", key, defaults)
         out[key] = convert(value, defaults[key], f"{key} of {name!r}") if isinstance(value, str) else value
     return out
 

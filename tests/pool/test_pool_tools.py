@@ -261,3 +261,39 @@ def test_scan_gives_each_row_once(tmp_path):
             assert rows.column_names == columns
             assert len(set(rows[0].to_pylist())) == rows.num_rows
         assert len(pool) == 20 == pool.summary()["chains"]
+
+
+def test_a_truncated_shard_is_said_at_opening(tmp_path, capsys):
+    full(tmp_path / "run")
+    with Pool.open(tmp_path / "run") as pool:
+        pool.seal()
+        assert not pool.notes
+    shard = min((tmp_path / "run" / "pool" / "shards").glob("chains-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with Pool.open(tmp_path / "run", read_only=True) as pool:
+        assert len(pool.notes) == 1
+        assert f"reasoning pool check {tmp_path / 'run'} --repair" in pool.notes[0]
+    assert main(["show", str(tmp_path / "run")]) == 0
+    assert "were written: damaged" in capsys.readouterr().err
+    assert main(["pool", "check", str(tmp_path / "run"), "--repair"]) == 0
+    said = capsys.readouterr()
+    assert "rows were lost" in said.out
+    assert "were written: damaged" not in said.out + said.err  # it is told once
+    with Pool.open(tmp_path / "run", read_only=True) as pool:
+        assert not pool.notes
+
+
+def test_one_is_not_many(tmp_path, capsys):
+    run(tmp_path / "a")
+    assert main(["pool", "merge", str(tmp_path / "a"), "--to", str(tmp_path / "b")]) == 0
+    said = capsys.readouterr()
+    assert "1 model," in said.out
+    assert "1 charge," in said.out
+    assert "models" not in said.out
+    assert main(["pool", "check", str(tmp_path / "b")]) == 0
+    assert "1 verifier" in capsys.readouterr().out
+    manifest = tmp_path / "b" / "pool" / "manifest.jsonl"
+    manifest.write_bytes(b"damaged\n" + manifest.read_bytes())
+    main(["pool", "check", str(tmp_path / "b")])
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("skipped the damaged record in line 1") == 1

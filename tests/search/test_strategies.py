@@ -141,7 +141,7 @@ def test_adaptive_agrees_with_majority_about_as_often_as_it_says():
     ("spec", "says"),
     [
         ("best-of-m", "Did you mean 'best_of_n'"),
-        ("majority:m=3", "Unknown option of 'majority' 'm'"),
+        ("majority:m=3", "Unknown 'majority' option 'm'"),
         ("majority:n=0", "n must be 1 or above"),
         ("adaptive:confidence=2", "confidence must lie"),
         ("adaptive:step=x", "'x' is not a int"),
