@@ -21,7 +21,7 @@ ATTEMPTS = 3
 """How often a chain that failed is asked for in all."""
 
 Want = tuple[int, int]
-"""(sample index, position of its draw): sorted, it is the order in which a short purse is spent."""
+"""(sample index, position of its draw): sorted (see `in_turn`), it is the order in which a short purse is spent."""
 
 
 def default_sampling(engine: Engine) -> Sampling:
@@ -125,7 +125,7 @@ class Drawer:
                 self._generate(step, held, outcome)
             if self.stepped is not None:
                 self.stepped()
-            todo = self._again(step, attempts, outcome) + todo[count:]
+            todo = in_turn(self._again(step, attempts, outcome) + todo[count:])
             if step.yielded:
                 outcome.left = len(todo)
                 break
@@ -323,6 +323,15 @@ def times(cost: Cost, count: int) -> Cost:
         cost.flops * count,
         cost.seconds * count,
     )
+
+
+def in_turn(wants: Sequence[Want]) -> list[Want]:
+    """``wants`` level by level. Within a level the draws come first that the lowest one still lacks: a step that
+    ends in the next level gives these draws both chains for one prefill of their prompt, where the plain order
+    would pay for the prompts of others."""
+    lowest = min((index for index, _ in wants), default=0)
+    begun = {at for index, at in wants if index == lowest}
+    return sorted(wants, key=lambda want: (want[0], want[1] not in begun, want[1]))
 
 
 def _part(draws: Sequence[Draw], wants: Sequence[Want]) -> dict[int, Draw]:
