@@ -364,8 +364,8 @@ class Ledger:
             if foreign := [c for c in lost if c.id not in own]:
                 tokens = sum(c.cost.tokens for c in foreign)
                 self.notes.append(
-                    f"{len(foreign)} charges ({tokens} tokens) of the pool were not in this ledger (it was lost, or "
-                    "the pool was merged from other runs): they count as spent here."
+                    f"Of the pool's charges, {len(foreign)} ({tokens} tokens) were not in this ledger (it "
+                    "was lost, or the pool was merged from other runs): they count as spent here."
                 )
             elif lost and self.notes:
                 self.notes.append(f"Rows that only the pool has, counted here: {len(lost)}.")
