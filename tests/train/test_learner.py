@@ -158,7 +158,9 @@ def relative(a, b):
     return gap / sum(float(b[n].square().sum()) for n in b) ** 0.5
 
 
-PRESET_GOALS = [dataclasses.replace(goal, name=name) for name, goal in sorted(PRESETS.items()) if name != "dpo"]
+PRESET_GOALS = [
+    dataclasses.replace(goal, name=name) for name, goal in sorted(PRESETS.items()) if name != "dpo"
+]
 AXIS_GOALS = {
     "clip-higher": objective("grpo", clip_high=0.28),
     "sequence ratio, wide": objective("gspo", clip_low=0.1, clip_high=0.1),
