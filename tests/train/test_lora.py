@@ -129,7 +129,10 @@ def test_flops_of_an_adapter_against_torch(recompute):
     told = policy.training_flops(shape, [len(row)])
     # The first layer needs no gradient of what went in, nor the head the prompt's positions.
     assert 0.75 * told < counted.get_total_flops() < 1.05 * told
-    assert told < 0.85 * shape.training_flops([len(row)], recompute)
+    # Each frozen matrix is spared the gradient of its weight; the adapter is multiplied with beside it.
+    adapter = sum(parameter.numel() for parameter in policy.named_trained().values())
+    spared = 2 * (shape.parameters - (4 if recompute else 3) * adapter) * len(row)
+    assert told == pytest.approx(shape.training_flops([len(row)], recompute) - spared)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,7 @@ def killed_after(options, step):
         train(options, log=log)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
 def test_a_run_saves_a_merged_folder_and_the_adapter_and_resumes_to_the_bit(base):
     done = train(tuned(base, "whole"))
     killed_after(tuned(base, "killed"), 3)
