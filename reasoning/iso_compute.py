@@ -43,6 +43,9 @@ class BreakEven:
     low: float
     high: float
     verdict: str
+    base_ways: tuple[tuple[float, float], ...] = ()
+    trained_ways: tuple[tuple[float, float], ...] = ()
+    """(FLOPs of fitting its verifier, search FLOPs of a query) of each way that reaches the accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +230,13 @@ def _at_accuracy(
         verdict = "base_never"
     else:
         verdict = "break_even" if math.isfinite(queries) else "never"
-    return BreakEven(model, accuracy, base_flops, flops, training, queries, math.nan, math.nan, verdict)
+    told = [
+        tuple((way.fit, float(way.spend[0])) for way in side if math.isfinite(way.spend[0]))
+        for side in (base, trained)
+    ]
+    return BreakEven(
+        model, accuracy, base_flops, flops, training, queries, math.nan, math.nan, verdict, told[0], told[1]
+    )
 
 
 def _headline(

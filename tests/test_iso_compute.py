@@ -53,7 +53,7 @@ def test_break_even_by_hand():
     assert b.queries == pytest.approx(1000 / (20 + 20 * 10 / 11 - 5))
     assert b.verdict == "break_even"
     # All problems alike: every replicate says the same.
-    assert b.low == b.high == pytest.approx(b.queries)
+    assert (b.low, b.high) == pytest.approx((b.queries, b.queries))
 
 
 def test_accuracies_that_one_side_never_reaches():
@@ -156,7 +156,7 @@ def test_a_verifiers_fit_is_paid_for_by_the_strategies_that_ask_it():
     assert found is not None
     # At Q queries: base min(10 Q + 900, 30 Q), trained min(4 Q + 900, 6 Q) + 1200: equal at 10 Q + 900 = 6 Q + 1200.
     assert found.headline[0].queries == pytest.approx(300 / 4)
-    assert found.headline[0].low == found.headline[0].high == pytest.approx(300 / 4)
+    assert (found.headline[0].low, found.headline[0].high) == pytest.approx((300 / 4, 300 / 4))
     points = {(p.model, p.strategy, p.k): p.flops for p in found.frontiers[1000.0]}
     assert points["t", voting[1].selector.label, 1] == pytest.approx(3 + 1200 / 1000)
     assert points["t", fitted[1].selector.label, 1] == pytest.approx(4 + (1200 + 900) / 1000)

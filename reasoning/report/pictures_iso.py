@@ -64,15 +64,22 @@ def _query_range(iso: IsoCompute) -> tuple[float, float]:
     return max(min([low, *(q / 20 for q in crossings)]), 1.0), max([high, *(q * 5 for q in crossings)])
 
 
+def _cost(queries: Any, training: float, ways: Sequence[tuple[float, float]]) -> Any:
+    """FLOPs of a query in all by the cheapest way: search, and its share of training and of the verifier's fit."""
+    return np.min([(training + fit) / queries + spend for fit, spend in ways], axis=0)
+
+
 def _amortised(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[str, str]) -> None:
     first, last = _query_range(iso)
     queries = np.geomspace(first, last, 400)
-    lines = {iso.base: np.full(len(queries), iso.headline[0].base_flops)}
+    first_one = iso.headline[0]
+    lines = {iso.base: _cost(queries, 0.0, first_one.base_ways or ((0.0, first_one.base_flops),))}
     for b in iso.headline:
         if math.isfinite(b.trained_flops):
-            lines[b.model] = b.training_flops / queries + b.trained_flops
+            ways = b.trained_ways or ((0.0, b.trained_flops),)
+            lines[b.model] = _cost(queries, b.training_flops, ways)
     bottom = min(line.min() for line in lines.values()) / 1.6
-    top = lines[iso.base][0] * 25
+    top = lines[iso.base][-1] * 25
     names = list(lines)
     cheapest = np.argmin([lines[name] for name in names], axis=0)
     trains = cheapest > 0
@@ -84,7 +91,7 @@ def _amortised(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Map
         ink = inks[names[int(np.median(cheapest[trains != search]))]]
         panel.axvspan(where[0], where[-1], color=ink, alpha=0.10, linewidth=0)
         # Below the base's line on the left and above it on the right nothing else is drawn.
-        height = math.sqrt(bottom * lines[iso.base][0]) if search else top / 2
+        height = math.sqrt(bottom * lines[iso.base][-1]) if search else top / 2
         if math.log(where[-1] / where[0]) > 0.2 * math.log(last / first):
             panel.text(
                 math.sqrt(where[0] * where[-1]),
@@ -127,15 +134,12 @@ def _legend_line(label: str, b: BreakEven | None) -> str:
 
 def _mark(panel: Any, b: BreakEven, ink: str, limits: tuple[float, float], bottom: float) -> None:
     """The crossing, its interval along the base's line, and a dotted line down to the axis."""
-    panel.plot(
-        [b.queries], [b.base_flops], marker="o", markersize=9, color=ink, markeredgecolor="white", zorder=7
-    )
-    panel.plot([b.queries] * 2, [b.base_flops, bottom], color=ink, linewidth=1.1, linestyle=":")
+    height = float(_cost(b.queries, 0.0, b.base_ways or ((0.0, b.base_flops),)))
+    panel.plot([b.queries], [height], marker="o", markersize=9, color=ink, markeredgecolor="white", zorder=7)
+    panel.plot([b.queries] * 2, [height, bottom], color=ink, linewidth=1.1, linestyle=":")
     if not math.isnan(b.low):
         ends = [min(max(v, limits[0]), limits[1]) for v in (b.low, b.high)]
-        panel.plot(
-            ends, [b.base_flops] * 2, color=ink, linewidth=6, alpha=0.4, solid_capstyle="round", zorder=5
-        )
+        panel.plot(ends, [height] * 2, color=ink, linewidth=6, alpha=0.4, solid_capstyle="round", zorder=5)
 
 
 def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[str, str]) -> set[int]:

@@ -215,6 +215,7 @@ def test_failing_verdicts_are_left_out_when_that_is_asked_for(home):
     said = []
     body = "assert len(response) % 3, 'no judgement'\n    return float(len(response) % 2)"
     options = reinforce(home, "skipping", verifier=reward(home, "shaky", body), eval_task="", steps=1)
+    options = replace(options, max_new_tokens=160, chains_per_problem=8)  # so that many chains come to an end
     with pytest.raises(UserError, match=r"failed on .*AssertionError.*no judgement"):
         train(options)
     result = train(replace(options, on_verifier_error="skip"), log=said.append)
