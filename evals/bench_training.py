@@ -1,30 +1,37 @@
-"""GRPO steps beside TRL's GRPOTrainer: the same weights, tokenizer, optimizer, precision and reward, step by step in
-turn in one process.
+"""GRPO steps beside TRL's GRPOTrainer: the same weights, tokenizer, prompts, optimizer, precision and reward, step by
+step in turn in one process.
 
     python -m evals.bench_training [--regimes A,B,C,D,E,F] [--steps 5] [--threads 2]
+    python -m evals.bench_training --model qwen3-0.6b --dtype bfloat16        # on a GPU; qwen3-small tries it out
 
-Before anything is timed, both compute the gradient of one batch that TRL drew, and must agree to 1e-5. A whole step
-is drawing, judging, learning. Ratios are firm, single times are not. Needs TRL (extra: bench).
+Before anything is timed, both compute the gradient of one batch that TRL drew. In float32 they must agree to 1e-5. In
+bfloat16 (float32 weights, products in bfloat16 under autocast, on both sides) each is compared with the gradient in
+float32, and ours must not be further from it than 1.5 times what TRL's is: the rounding of bfloat16 is the only
+difference that is allowed; a shrunken model is held to 1e-5 in float32 first.
 
-A  fixed lengths: 16 groups of 8, 64 tokens each        D  as A, half of the groups without a reward to learn from
-B  ragged lengths, up to 256 tokens                     E  a vocabulary of 32,768
-C  a prompt of 512 tokens shared by 16 chains           F  the training phase alone, on the chains that TRL drew in A
+A whole step is drawing, judging, learning. Ratios are firm, single times are not; on a busy machine look at those of
+CPU time. TRL draws with Hugging Face `generate`, as it does without vLLM, and its settings are its best here: dropout
+and checkpointing off, no reference model, its fused output head. Needs TRL (extra: dev).
+
+A  fixed lengths                                  D  as A, half of the groups without a reward to learn from
+B  ragged lengths                                 E  a vocabulary of 32,768 (qwen3-0.6b: its own, 151,936, always)
+C  a prompt of 512 tokens shared by 16 chains     F  the training phase alone, on the chains that TRL drew in A
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
-import math
 import os
 import platform
-import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 warnings.filterwarnings("ignore")
@@ -32,382 +39,315 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
+import torch  # noqa: E402
 
-@dataclass(frozen=True)
-class Regime:
-    """groups x chains a step; prompt and completion lengths in tokens. ragged: chains end by chance. dead: share of
-    groups in which every chain earns the same."""
-
-    title: str
-    groups: int = 16
-    chains: int = 8
-    prompt: int = 24
-    completion: int = 64
-    vocabulary: int = 192
-    ragged: bool = False
-    dead: float = 0.0
-    training_only: bool = False
-
+from evals.training_sides import (  # noqa: E402
+    MODELS,
+    TRL,
+    Ours,
+    Phase,
+    Regime,
+    Watch,
+    batch_of,
+    device,
+    made_up,
+    make_model,
+    rows_of,
+    wait,
+    work_of,
+)
+from reasoning.train.learner import Learner  # noqa: E402
+from reasoning.train.rows import Row  # noqa: E402
 
 REGIMES = {
     "A": Regime("fixed lengths"),
-    "B": Regime("ragged lengths", completion=256, ragged=True),
+    "B": Regime("ragged lengths", completion=256, ends=1 / 192),
     "C": Regime("512-token prompt shared by 16", groups=4, chains=16, prompt=512),
     "D": Regime("half of the groups dead", dead=0.5),
     "E": Regime("vocabulary of 32,768", groups=8, vocabulary=32768),
     "F": Regime("training phase alone", training_only=True),
 }
 WANTED = {"A": 1.3, "B": 3.0, "C": 3.0, "D": 2.5, "E": 2.0, "F": 1.2}
-LR = 1e-6
 
 
-def make_model(regime: Regime, seed: int = 0) -> tuple[Any, Any]:
-    """The demo's shape with random weights, and a tokenizer of one character a token."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+def regimes_of(model: str) -> dict[str, Regime]:
+    """The regimes at sizes that suit ``model``: TRL's forwards have about 8,000 tokens where the model is large."""
+    if model == "demo":
+        return REGIMES
+    if model == "qwen3-0.6b":
+        base = dict(groups=8, chains=16, prompt=64, completion=256, vocabulary=151936, forward=32)
+        sizes = {"B": dict(completion=512, ends=1 / 128, forward=16), "C": dict(prompt=512, forward=8)}
+    else:
+        base = dict(groups=2, chains=4, prompt=8, completion=16, vocabulary=4096, forward=4)
+        sizes = {"B": dict(completion=32, ends=1 / 16), "C": dict(prompt=48)}
+    found = {name: replace(regime, **(base | sizes.get(name, {}))) for name, regime in REGIMES.items()}
+    return found | {"E": replace(found["A"], title=f"vocabulary of {base['vocabulary']:,} (as A)")}
 
-    letters = [chr(0x4E00 + i) for i in range(regime.vocabulary - 2)]
-    table = {"<pad>": 0, "<eos>": 1} | {c: i + 2 for i, c in enumerate(letters)}
-    backend = Tokenizer(models.WordLevel(table, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    backend.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
-    config = Qwen3Config(
-        vocab_size=regime.vocabulary,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
+
+@dataclass
+class Setting:
+    """What is asked for on the command line."""
+
+    model: str
+    low: bool
+    steps: int
+    peak: float  # FLOPs a second of a matrix product in the precision of the products
+
+
+def relative(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """|one - other| / |other| over all parameters."""
+    gap = sum(float((one[n].float() - other[n].float()).square().sum()) for n in other) ** 0.5
+    return gap / sum(float(other[n].float().square().sum()) for n in other) ** 0.5
+
+
+def gradient_of(learner: Learner, rows: Sequence[Row]) -> dict[str, Any]:
+    learner.model.zero_grad(set_to_none=True)
+    learner.gradients(rows)
+    found = {n: p.grad.detach().clone() for n, p in learner.trained().items() if p.grad is not None}
+    learner.model.zero_grad(set_to_none=True)
+    return found
+
+
+def check_agreement(trl: TRL, ours: Ours, batch: Any, setting: Setting, regime: Regime) -> str:
+    """What the two gradients of one batch differ by, in words. Raises SystemExit where it is too much."""
+    whole = 2 * regime.chains if setting.low else len(batch["prompt_ids"])
+    part = {k: v[:whole] for k, v in batch.items() if torch.is_tensor(v) and v.ndim}
+    rows = rows_of(part)
+    theirs, mine = trl.gradient(part), gradient_of(ours.learner, rows)
+    gap = relative(mine, theirs)
+    if not setting.low:
+        if not gap < 1e-5:
+            raise SystemExit(f"The gradients differ by {gap:.2g} of their size: nothing is timed.")
+        return f"gradients agree to {gap:.0e}"
+    plain, _ = make_model(setting.model, regime)
+    exact = gradient_of(
+        Learner(plain, ours.goal, lr=0.0, max_new_tokens=regime.completion), rows
+    )  # float32 all through
+    off, trl_off = relative(mine, exact), relative(theirs, exact)
+    if not off <= 1.5 * trl_off:
+        raise SystemExit(
+            f"In bfloat16 our gradient is {off:.2g} of its size from that in float32, TRL's "
+            f"{trl_off:.2g}: nothing is timed."
+        )
+    return (
+        f"gradients differ from float32 by {off:.1e} (TRL's {trl_off:.1e}) and by {gap:.1e} from each other"
     )
-    torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(config)
-    with torch.no_grad():
-        head = model.lm_head.weight
-        if (
-            not regime.ragged
-        ):  # the end gets logit 0 beside others spread over several units: it hardly ever comes
-            head.mul_(20.0)
-            head[1] = 0.0
-        head[0] = 0.0
-    return model, tokenizer
 
 
-def prompts_of(regime: Regime, steps: int) -> list[str]:
-    rng = random.Random(0)
-    count = regime.groups * steps
-    return ["".join(chr(0x4E00 + rng.randrange(150)) for _ in range(regime.prompt)) for _ in range(count)]
+@dataclass
+class Step:
+    """One step of a side. tokens: of the chains, prompts included; new: completion tokens; teaching: share of chains
+    with an advantage; flops: of forward and backward without padding (see `work_of`)."""
+
+    drawing: Phase
+    training: Phase
+    tokens: int
+    new: int
+    teaching: float
+    flops: float
+
+    def seconds(self, cpu: bool = False, drawing: bool = True) -> float:
+        phases = (self.drawing, self.training) if drawing else (self.training,)
+        return sum(p.cpu if cpu else p.seconds for p in phases)
 
 
-def reward_of(regime: Regime) -> Any:
-    """1 where the completion holds an even number of low characters; of a dead group always 0."""
-
-    def score(prompt: str, completion: str) -> float:
-        if regime.dead and (ord(prompt[0]) % 100) / 100 < regime.dead:
-            return 0.0
-        return float(sum(ord(c) % 3 == 0 for c in completion) % 2 == 0)
-
-    return score
-
-
-class TRL:
-    """Its trainer, held between two steps by a callback, so that ours can run there."""
-
-    def __init__(self, regime: Regime, steps: int, folder: str):
-        from datasets import Dataset
-        from transformers import PrinterCallback, TrainerCallback
-        from trl import GRPOConfig, GRPOTrainer
-
-        model, tokenizer = make_model(regime)
-        score = reward_of(regime)
-
-        def reward(completions: list[str], prompts: list[str], **_: Any) -> list[float]:
-            return [score(p, c) for p, c in zip(prompts, completions, strict=True)]
-
-        batch = regime.groups * regime.chains
-        settings = GRPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=batch,
-            num_generations=regime.chains,
-            max_completion_length=regime.completion,
-            max_steps=steps,
-            learning_rate=LR,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            adam_beta2=0.95,
-            max_grad_norm=1.0,
-            loss_type="grpo",
-            beta=0.0,
-            temperature=1.0,
-            report_to=[],
-            logging_strategy="no",
-            save_strategy="no",
-            use_cpu=not _cuda(),
-            bf16=False,
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            disable_dropout=True,
-            shuffle_dataset=False,
-        )
-        outer = self
-
-        class Turn(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                outer.begun = time.perf_counter()
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                outer.after(time.perf_counter() - outer.begun)
-
-        self.trainer: Any = GRPOTrainer(
-            model=model,
-            processing_class=tokenizer,
-            reward_funcs=[reward],
-            args=settings,
-            train_dataset=Dataset.from_list([{"prompt": p} for p in prompts_of(regime, steps + 1)]),
-            callbacks=[Turn()],
-        )
-        self.trainer.remove_callback(PrinterCallback)
-        inner = self.trainer._generate_and_score_completions
-        self.batches: list[Any] = []
-        self.training_seconds: list[float] = []
-
-        def spy(inputs: Any) -> Any:
-            out = inner(inputs)
-            self.batches.append(copy.copy(out))
-            self.drawn = time.perf_counter()
-            return out
-
-        self.trainer._generate_and_score_completions = spy
-        self.after: Any = lambda seconds: None
-        self.begun = self.drawn = 0.0
-
-    def gradient(self, batch: Any) -> dict[str, Any]:
-        model = self.trainer.model
-        model.zero_grad(set_to_none=True)
-        self.trainer.compute_loss(model, batch).backward()
-        found = {
-            n.removeprefix("module."): p.grad.clone()
-            for n, p in model.named_parameters()
-            if p.grad is not None
-        }
-        model.zero_grad(set_to_none=True)
-        return found
-
-
-class Ours:
-    """The product's own path: roll-outs through a pool, advantages, learner."""
-
-    def __init__(self, regime: Regime, steps: int, folder: str):
-        from reasoning.budget import Ledger
-        from reasoning.engines.transformers import TransformersEngine
-        from reasoning.pool import Pool
-        from reasoning.records import Problem
-        from reasoning.train.learner import Learner
-        from reasoning.train.objective import objective
-        from reasoning.train.options import TrainOptions
-        from reasoning.train.rollouts import ModelSource
-        from verifiers import Verdict
-
-        model, tokenizer = make_model(regime)
-        if _cuda():
-            model.cuda()
-        score = reward_of(regime)
-
-        class Reward:
-            name, oracle = "reward", False
-
-            def verify(self, attempts: Any) -> list[Any]:
-                return [Verdict(score(a.prompt, a.response)) for a in attempts]
-
-        self.goal = objective("grpo")
-        options = TrainOptions(
-            run=folder,
-            model="",
-            problems_per_step=regime.groups,
-            chains_per_problem=regime.chains,
-            max_new_tokens=regime.completion,
-        )
-        self.engine = TransformersEngine(model, tokenizer, name="bench", version="0", chat="no")
-        self.learner = Learner(model, self.goal, lr=LR, max_new_tokens=regime.completion)
-        self.pool, self.ledger = Pool.open(folder), Ledger(path=folder)
-        problems = [Problem.make(p, None, "bench") for p in prompts_of(regime, steps + 1)]
-        self.source = ModelSource(options, self.goal, problems, self.engine, Reward(), self.pool, self.ledger)
-        self.count = 0
-
-    def step(self) -> float:
-        from reasoning.train.assign import assign
-
-        begun = time.perf_counter()
-        data = self.source.draw(self.count)
-        self.learner.step(assign(self.goal, data.groups, self.learner), fresh=True)
-        self.count += 1
-        self.engine.set_version(str(self.count))
-        self.engine.refresh()
-        self.tokens = data.output_tokens
-        return time.perf_counter() - begun
-
-    def close(self) -> None:
-        self.pool.close()
-        self.ledger.close()
-
-
-def rows_of(batch: Any) -> list[Any]:
-    """TRL's padded batch as rows; its old log-probabilities are those of the forward itself, as TRL takes them."""
-    from reasoning.train.rows import Row
-
-    rows = []
-    for i in range(len(batch["prompt_ids"])):
-        prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()].tolist()
-        ids = batch["completion_ids"][i][batch["completion_mask"][i].bool()].tolist()
-        rows.append(Row(tuple(prompt), tuple(ids), float(batch["advantages"][i])))
-    return rows
-
-
-def check_agreement(trl: TRL, ours: Ours, batch: Any) -> float:
-    """Relative difference of the two gradients of one batch. Raises SystemExit past 1e-5."""
-    theirs = trl.gradient(batch)
-    ours.learner.model.zero_grad(set_to_none=True)
-    ours.learner.gradients(rows_of(batch))
-    mine = {n: p.grad for n, p in ours.learner.model.named_parameters() if p.grad is not None}
-    gap = sum(float((theirs[n] - mine[n]).square().sum()) for n in theirs) ** 0.5
-    size = sum(float(theirs[n].square().sum()) for n in theirs) ** 0.5
-    ours.learner.model.zero_grad(set_to_none=True)
-    if not gap / size < 1e-5:
-        raise SystemExit(f"The gradients differ by {gap / size:.2g} of their size: nothing is timed.")
-    return gap / size
-
-
-def run_regime(name: str, steps: int) -> None:
-    regime = REGIMES[name]
-    times: list[tuple[float, float]] = []
-    agreement = math.nan
+def run_regime(name: str, setting: Setting) -> None:
+    regime = regimes_of(setting.model)[name]
+    pairs: list[tuple[Step, Step]] = []
+    said = ""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        trl, ours = TRL(regime, steps + 1, one), Ours(regime, steps + 1, two)
-        lengths: list[float] = []
+        sides = (setting.model, regime, setting.steps + 1)
+        trl, ours = TRL(*sides, one, setting.low), Ours(*sides, two, setting.low)
 
-        def after(seconds: float) -> None:
-            nonlocal agreement
+        def after(drawing: Phase, training: Phase) -> None:
+            nonlocal said
             batch = trl.batches.pop()
-            if math.isnan(agreement):  # the first step of each warms up and is not timed
+            rows = rows_of(batch)
+            if not said:  # the first step of each warms up and is not timed
                 # TRL has stepped already: compare where both began, on weights made anew.
-                fresh, _ = make_model(regime)
+                fresh, _ = make_model(setting.model, regime)
                 for net in (trl.trainer.model, ours.learner.model):
                     net.load_state_dict(fresh.state_dict())
-                trl.trainer.model.eval()
-                agreement = check_agreement(trl, ours, batch)
-                trl.trainer.model.train()
-                if not regime.training_only:
+                del fresh
+                said = check_agreement(trl, ours, batch, setting, regime)
+                if regime.training_only:
+                    ours.learn(rows)
+                else:
                     ours.step()
                 return
+            theirs = step_of(ours, drawing, training, rows, False)
             if regime.training_only:
-                seconds = time.perf_counter() - trl.drawn
-                rows = rows_of(batch)
-                begun = time.perf_counter()
-                ours.learner.step(rows)
-                mine = time.perf_counter() - begun
+                watch = Watch()
+                watch.start()
+                ours.learn(rows)
+                pairs.append((theirs, step_of(ours, Phase(), watch.lap(), rows, True)))
             else:
-                mine = ours.step()
-            lengths.append(float(batch["completion_mask"].sum(1).float().mean()))
-            times.append((seconds, mine))
+                phases = ours.step()
+                pairs.append((theirs, step_of(ours, *phases, ours.rows, True)))
 
         trl.after = after
         trl.trainer.train()
         ours.close()
-    theirs, mine = (statistics.median(t) for t in zip(*times, strict=True))
-    ratios = sorted(a / b for a, b in times)
+    report(name, regime, setting, pairs, said)
+
+
+def step_of(ours: Ours, drawing: Phase, training: Phase, rows: Sequence[Row], own: bool) -> Step:
+    tokens, new = sum(map(len, rows)), sum(len(row.ids) for row in rows)
+    teaching = sum(row.teaches for row in rows) / len(rows)
+    if not teaching:
+        raise SystemExit("A step had nothing to learn from: its time says nothing.")
+    return Step(drawing, training, tokens, new, teaching, work_of(ours.learner, rows, own))
+
+
+def report(
+    name: str, regime: Regime, setting: Setting, pairs: Sequence[tuple[Step, Step]], agreement: str
+) -> None:
+    alone = regime.training_only
+
+    def ratios(of: Callable[[Step], float]) -> str:
+        found = sorted(of(a) / of(b) for a, b in pairs)
+        return f"{statistics.median(found):5.2f} ({found[0]:.2f} to {found[-1]:.2f})"
+
+    def middle(side: int, of: Callable[[Step], float]) -> float:
+        return statistics.median(of(pair[side]) for pair in pairs)
+
+    whole = statistics.median(a.seconds(drawing=not alone) / b.seconds(drawing=not alone) for a, b in pairs)
+    verdict = "reached" if whole >= WANTED[name] else "MISSED"
+    chains = regime.groups * regime.chains
     print(
-        f"{name}  {regime.title:32s} TRL {theirs:7.3f} s   ours {mine:7.3f} s   "
-        f"ratio {statistics.median(ratios):5.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})   asked {WANTED[name]}   "
-        f"{statistics.mean(lengths):.0f} tokens a chain   gradients agree to {agreement:.0e}",
+        f"\n{name}  {regime.title}: {regime.groups} groups of {regime.chains}, prompts of {regime.prompt}, up to "
+        f"{regime.completion} new tokens (TRL's chains {middle(0, lambda s: s.new / chains):.0f}, ours "
+        f"{middle(1, lambda s: s.new / chains):.0f}; to learn from: TRL {middle(0, lambda s: s.teaching):.0%}, ours "
+        f"{middle(1, lambda s: s.teaching):.0%} of the chains)\n   {agreement}"
+    )
+    for side, who in enumerate(("TRL", "ours")):
+        flops = middle(side, lambda s: s.flops / s.training.seconds)
+        print(
+            f"   {who:5s} step {middle(side, lambda s: s.seconds(drawing=not alone)):8.3f} s = "
+            f"draw {0 if alone else middle(side, lambda s: s.drawing.seconds):8.3f} + "
+            f"train {middle(side, lambda s: s.training.seconds):8.3f}   "
+            f"training {middle(side, lambda s: s.tokens / s.training.seconds):9,.0f} tokens/s, "
+            f"{flops / 1e12:.3g} TFLOP/s, MFU {flops / setting.peak:.1%}"
+            + (
+                f", peak {middle(side, lambda s: s.training.peak) / 2**30:.2f} GiB above the phase's start"
+                if torch.cuda.is_available()
+                else ""
+            )
+        )
+    print(
+        f"   TRL / ours: step {ratios(lambda s: s.seconds(drawing=not alone))}, asked {WANTED[name]}: {verdict}"
+        + ("" if alone else f"; draw {ratios(lambda s: s.drawing.seconds)}")
+        + f"; train {ratios(lambda s: s.training.seconds)}"
+        + (
+            f"; peak memory of training {ratios(lambda s: s.training.peak)}"
+            if torch.cuda.is_available()
+            else f"; by CPU time: step {ratios(lambda s: s.seconds(True, not alone))}, "
+            f"train {ratios(lambda s: s.training.cpu)}"
+        ),
         flush=True,
     )
-    gc.collect()
 
 
-def peak_memory(name: str) -> None:
-    """Peak resident memory of the training phase alone, each side in a process of its own."""
-    import subprocess
-    import sys
-
+def peak_memory(name: str, setting: Setting) -> None:
+    """Peak resident memory of the training phase alone on a CPU, each side in a process of its own."""
     found = {}
     for side in ("trl", "ours"):
-        code = f"from evals.bench_training import alone; alone({name!r}, {side!r})"
+        code = f"from evals.bench_training import alone; alone({name!r}, {side!r}, {setting.model!r}, {setting.low})"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         found[side] = int(out.split()[-1])
+    if not found["trl"]:
+        print("   peak memory of one training phase: too little to measure", flush=True)
+        return
+    ratio = found["ours"] / found["trl"]
     print(
         f"   peak memory of one training phase above what was there before it: TRL {found['trl']} MiB, ours "
-        f"{found['ours']} MiB ({found['ours'] / max(1, found['trl']):.2f} x)",
+        f"{found['ours']} MiB, {ratio:.2f} of it, asked 0.5: {'reached' if ratio <= 0.5 else 'MISSED'}",
         flush=True,
     )
 
 
-def alone(name: str, side: str) -> None:
+def alone(name: str, side: str, model: str, low: bool) -> None:
     """One training phase on made-up chains; prints how far the peak of resident memory rose, in MiB."""
     import resource
 
-    import torch
-
-    regime = REGIMES[name]
-    rng = random.Random(0)
-    b, p, c = regime.groups * regime.chains, regime.prompt, regime.completion
-    ids = torch.tensor([[rng.randrange(2, 150) for _ in range(p + c)] for _ in range(b)])
-    batch = {
-        "prompt_ids": ids[:, :p],
-        "prompt_mask": torch.ones(b, p, dtype=torch.long),
-        "completion_ids": ids[:, p:],
-        "completion_mask": torch.ones(b, c, dtype=torch.long),
-        "advantages": torch.tensor([rng.gauss(0, 1) for _ in range(b)]),
-    }
+    regime = regimes_of(model)[name]
+    rows = made_up(regime)
+    batch = batch_of(rows)
     with tempfile.TemporaryDirectory() as folder:
-        made: Any = TRL(regime, 1, folder) if side == "trl" else Ours(regime, 1, folder)
+        made: Any = (
+            TRL(model, regime, 1, folder, low) if side == "trl" else Ours(model, regime, 1, folder, low)
+        )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if side == "trl":
             made.gradient(batch)
         else:
-            made.learner.gradients(rows_of(batch))
+            made.learner.gradients(rows)
             made.close()
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print((after - before) // 1024)
 
 
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def product_peak(low: bool) -> float:
+    """FLOPs a second of a square matrix product here, on random numbers; the best of several."""
+    size = 8192 if torch.cuda.is_available() else 1024
+    a, b = (
+        torch.randn(size, size, device=device(), dtype=torch.bfloat16 if low else torch.float32)
+        for _ in range(2)
+    )
+    best = float("inf")
+    for _ in range(8):
+        wait()
+        began = time.perf_counter()
+        torch.mm(a, b)
+        wait()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="demo", choices=sorted(MODELS))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--regimes", default="A,B,C,D,E,F")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each, after one that is not")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's own choice")
     options = parser.parse_args()
-    import torch
     import transformers
     import trl
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = (
-        torch.cuda.get_device_name() if _cuda() else f"{os.cpu_count()} x {platform.processor() or 'CPU'}"
+    low = options.dtype == "bfloat16"
+    where = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{os.cpu_count()} x {platform.processor() or 'CPU'}, {torch.get_num_threads()} threads"
     )
+    setting = Setting(options.model, low, options.steps, product_peak(low))
     print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}, {device}, "
-        f"{torch.get_num_threads()} threads, float32, {options.steps} steps each"
+        f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}, {where}, "
+        f"{options.model}, {options.dtype}, matrix product {setting.peak / 1e12:.3g} TFLOP/s, "
+        f"{options.steps} steps each",
+        flush=True,
     )
+    if low:
+        shrunken = Setting("qwen3-small", False, 0, setting.peak)
+        regime = regimes_of("qwen3-small")["A"]
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+            sides = ("qwen3-small", regime, 1)
+            theirs, ours = TRL(*sides, one), Ours(*sides, two)
+            said = check_agreement(theirs, ours, batch_of(made_up(regime)), shrunken, regime)
+            ours.close()
+        print(f"qwen3-small, float32: {said}", flush=True)
     for name in options.regimes.split(","):
-        run_regime(name, options.steps)
-        if name == "E":
-            peak_memory(name)
+        run_regime(name, setting)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if name == "E" and not torch.cuda.is_available():
+            peak_memory(name, setting)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "kl": ("none", "k1", "k2", "k3"),
     "kl_in": ("loss", "reward"),
     "mismatch": ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    "overlong": ("zero", "mask", "shape"),
+    "overlong": ("zero", "judge", "mask", "shape"),
     "source": ("model", "rationalised", "demonstrations", "preferences"),
 }
 
@@ -59,9 +59,9 @@ class Objective:
     mismatch: correction of a sampler whose probabilities are not the trainer's: importance weights on (trainer
         before the step - sampler) log-probabilities, per token or of the whole sequence, truncated at
         mismatch_cap or set to 0 outside [1/mismatch_cap, mismatch_cap].
-    overlong: a chain cut at max_new_tokens has reward 0 ("zero"); is left out of the loss and of its group's
-        statistics ("mask"); or has reward -1, and one that ends in the last overlong_buffer tokens (0: a fifth of
-        max_new_tokens) a linear penalty ("shape"; DAPO).
+    overlong: a chain cut at max_new_tokens has reward 0 ("zero"); what the verifier gives it ("judge"); is left
+        out of the loss and of its group's statistics ("mask"); or has reward -1, and one that ends in the last
+        overlong_buffer tokens (0: a fifth of max_new_tokens) a linear penalty ("shape"; DAPO).
     dynamic_sampling: groups whose rewards are all equal are replaced by groups of further problems (DAPO).
     gamma, lam, value_weight, value_clip: of "gae": discount, lambda, weight of the value loss, and how far a
         value may move from the old one before its loss is clipped (0: no clip).
@@ -86,7 +86,7 @@ class Objective:
     entropy_weight: float = 0.0
     mismatch: str = "none"
     mismatch_cap: float = 2.0
-    overlong: Literal["zero", "mask", "shape"] = "zero"
+    overlong: Literal["zero", "judge", "mask", "shape"] = "zero"
     overlong_buffer: int = 0
     dynamic_sampling: bool = False
     gamma: float = 1.0

@@ -163,7 +163,7 @@ class ModelSource:
         shaping = Shaping(self.objective, self.options.max_new_tokens)
         by_id = {p.id: p for p in problems}
         self.judged = judged
-        self.stream.tell(_rates(chains, judged))
+        self.stream.tell(_rates(chains, judged, self.objective.overlong == "judge"))
         return [
             Group(by_id[id], found, np.array([shaping.reward(judged.get(c.key), c) for c in found]))
             for id, found in chains.items()
@@ -294,11 +294,18 @@ class ModelSource:
         return float(shape.prefill_flops(prompt)) + float(np.sum(shape.decode_flops(prompt, lengths)))
 
 
-def _rates(chains: Mapping[str, Sequence[Chain]], judged: Mapping[str, Verdict]) -> dict[str, float]:
-    """Mean score of each problem's chains, a truncated one 0; problems without a judgement are left out."""
+def _rates(
+    chains: Mapping[str, Sequence[Chain]], judged: Mapping[str, Verdict], truncated: bool
+) -> dict[str, float]:
+    """Mean score of each problem's chains, 0 of one that was cut short unless ``truncated`` ones count as judged;
+    problems without a judgement are left out."""
     rates = {}
     for id, found in chains.items():
-        scores = [0.0 if c.truncated else v.score for c in found if (v := judged.get(c.key)) is not None]
+        scores = [
+            0.0 if c.truncated and not truncated else v.score
+            for c in found
+            if (v := judged.get(c.key)) is not None
+        ]
         known = [float(s) for s in scores if s is not None]
         if known:
             rates[id] = float(np.mean(known))
@@ -316,7 +323,7 @@ class Shaping:
         """The score of a chain, NaN when there is no judgement (missing, not wrong); one that was cut short has 0,
         or what the objective's ``overlong`` says."""
         kind = self.objective.overlong
-        if chain.truncated:
+        if chain.truncated and kind != "judge":
             score = float("nan") if kind == "mask" else 0.0
         else:
             score = float("nan") if verdict is None or verdict.score is None else float(verdict.score)

@@ -1,12 +1,16 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from reasoning.errors import UserError
+from reasoning.records import Chain
 from reasoning.train.losses import chain_mean, kl_to_reference, token_loss, token_weights
 from reasoning.train.objective import PRESETS, objective
+from reasoning.train.rollouts import Shaping
+from verifiers import Verdict
 
 REWARDS = np.array([1.0, 0.0, 0.0, 1.0, 0.5])
 
@@ -128,3 +132,15 @@ def test_token_weights_sum_as_each_reduction_says():
 def test_chain_mean():
     got = chain_mean(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))
     assert got.tolist() == [2, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("overlong", "reward"), [("zero", 0.0), ("judge", 0.7), ("mask", float("nan")), ("shape", -1.0)]
+)
+def test_what_a_chain_earns_that_was_cut(overlong, reward):
+    cut = Chain("p", 0, "1", tuple(range(8)), (-1.0,) * 8, finish_reason="length")
+    shaping = Shaping(objective("grpo", overlong=overlong), 8)
+    assert shaping.reward(Verdict(0.7), cut) == pytest.approx(reward, nan_ok=True)
+    assert shaping.reward(Verdict(0.7), replace(cut, finish_reason="stop")) == pytest.approx(
+        -0.3 if overlong == "shape" else 0.7
+    )
