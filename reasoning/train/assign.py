@@ -17,16 +17,22 @@ from reasoning.train.rows import Row
 
 
 def assign(
-    objective: Objective, groups: Sequence[Sequence[Row]], learner: Learner, keep_correct: int = 0
+    objective: Objective,
+    groups: Sequence[Sequence[Row]],
+    learner: Learner,
+    keep_correct: int = 0,
+    figures: dict[str, float] | None = None,
 ) -> list[Row]:
     """Rows with their advantages, in the groups' order; rows without a judgement are left out.
 
     keep_correct: at most so many distinct correct chains of a problem, where the objective learns from those alone;
-    0 is all.
+    0 is all. figures: gets "kl", the mean k1 of a token, where that is taken from the reward.
     """
     groups = [[row for row in group if not math.isnan(row.reward)] for group in groups]
     if objective.kl_in == "reward" and objective.kl != "none":
         penalties = _penalties(objective, [row for group in groups for row in group], learner)
+        if figures is not None and penalties:
+            figures["kl"] = float(np.concatenate(penalties).mean() / objective.kl_weight)
     else:
         penalties = [np.zeros(len(row.ids)) for group in groups for row in group]
     if objective.critic:

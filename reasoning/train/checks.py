@@ -23,7 +23,6 @@ from reasoning.train.stream import parse_band, parse_mixture
 
 HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains", "eval_verifier"})
 HARMLESS |= {"micro_tokens", "packing", "gradient_checkpointing", "shard"}
-HARMLESS |= {"micro_tokens", "packing", "gradient_checkpointing", "shard"}
 HARMLESS |= {"checkpoint_every", "log_every", "device", "max_rows", "eval_preferences"}
 HARMLESS |= {"patience", "keep", "budget", "track", "on_verifier_error"}
 """Settings that do not change what is learned; the others make the lineage that names a model's weights."""
@@ -52,6 +51,7 @@ def check(options: TrainOptions, goal: Objective) -> None:
         raise UserError("--temperature must be above 0: greedy roll-outs are all alike and teach nothing.")
     _check_source(options, goal)
     _check_loop(options, goal)
+    _check_idle(options, goal)
     if is_fresh(options.model) and goal.source in ("model", "rationalised") and not options.source:
         raise UserError(
             f"{options.model} is an empty model; {goal.name} can only reinforce what a model already does at "
@@ -117,6 +117,29 @@ def _check_loop(options: TrainOptions, goal: Objective) -> None:
         raise UserError("--keep best needs evaluations to choose by: give --eval-task.")
     if options.budget and Budget.parse(options.budget).price is not None:
         raise UserError("--budget price=: a training run has no price table; give tokens, flops or seconds.")
+
+
+def _check_idle(options: TrainOptions, goal: Objective) -> None:
+    """An option that would be read by nobody is refused, not ignored."""
+    wanted = {
+        "lora_alpha": (bool(options.lora_rank), "--lora-rank"),
+        "lora_targets": (bool(options.lora_rank), "--lora-rank"),
+        "keep_correct": (goal.selects, "--objective expert_iteration, rest_em or star"),
+        "hint": (goal.source == "rationalised", "--objective star"),
+        "max_refill": (goal.dynamic_sampling, "--dynamic-sampling (as in --objective dapo)"),
+        "eval_verifier": (bool(options.eval_task), "--eval-task"),
+        "pairs_per_problem": (goal.source == "preferences", "--objective dpo"),
+        "margin": (goal.source == "preferences", "--objective dpo"),
+    }
+    for f in fields(options):
+        fits, with_what = wanted.get(f.name, (True, ""))
+        if not fits and getattr(options, f.name) != f.default:
+            raise UserError(f"{flag(f.name)} goes with {with_what}: drop it.")
+    buffer = goal.overlong_buffer
+    if buffer > options.max_new_tokens:
+        raise UserError(
+            f"--overlong-buffer {buffer} is more than --max-new-tokens {options.max_new_tokens}: lower it."
+        )
 
 
 def check_unchanged(run: Path, options: TrainOptions) -> None:

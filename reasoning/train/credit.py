@@ -16,9 +16,15 @@ Groups = Sequence[Floats]
 _EPSILON = 1e-6
 
 
+def _centred(rewards: Floats) -> Floats:
+    """r - mean; exactly 0 where all are equal, though the mean of three times 0.1 is not 0.1 in binary: rows that
+    teach nothing are told by their 0."""
+    return rewards - rewards.mean() if len(rewards) and np.ptp(rewards) > 0 else np.zeros(len(rewards))
+
+
 def group_mean(groups: Groups) -> list[Floats]:
     """r - mean; Dr. GRPO, arXiv 2503.20783."""
-    return [r - r.mean() if len(r) else r for r in groups]
+    return [_centred(r) for r in groups]
 
 
 def group_mean_std(groups: Groups) -> list[Floats]:
@@ -43,7 +49,8 @@ def batch_mean_std(groups: Groups) -> list[Floats]:
     every = np.concatenate([*groups, np.zeros(0)])
     if len(every) < 2:
         return [np.zeros(len(r)) for r in groups]
-    return [(r - every.mean()) / (every.std(ddof=1) + _EPSILON) for r in groups]
+    scaled = _centred(every) / (every.std(ddof=1) + _EPSILON)
+    return np.split(scaled, np.cumsum([len(r) for r in groups])[:-1])
 
 
 def leave_one_out(groups: Groups) -> list[Floats]:

@@ -15,7 +15,7 @@ from reasoning.engines import open_engine
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import UserError
 from reasoning.spec import parse_spec
-from reasoning.train.distributed import read_environment
+from reasoning.train.distributed import Ranks, read_environment
 
 REFUSED = {
     "openai": "a server cannot take over new weights after every step",
@@ -116,6 +116,13 @@ def check_engine(spec: str) -> None:
         raise UserError(
             "--engine transformers takes no options here: --device, --dtype and --max-rows are the run's."
         )
+
+
+def devices_of(spec: str, ranks: Ranks) -> int:
+    """How many devices a run works on: one a rank, or those that vLLM is cut among."""
+    given = parse_spec(spec).options
+    cut = [int(given.get(name, 1)) for name in ("tensor_parallel_size", "data_parallel_size")]
+    return max(ranks.size, cut[0] * cut[1])
 
 
 def open_generator(

@@ -13,7 +13,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from reasoning.train.accepted import AcceptedSource, note_down
 from reasoning.train.ahead import Ahead, InStep
 from reasoning.train.assemble import open_learner
 from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
-from reasoning.train.checks import HARMLESS, check, check_parent, check_unchanged
+from reasoning.train.checks import check, check_parent, check_unchanged
 from reasoning.train.distributed import Ranks, joined
 from reasoning.train.evaluate import affordable, evaluate
-from reasoning.train.generators import open_generator
+from reasoning.train.generators import devices_of, open_generator
 from reasoning.train.journal import Journal, headline
+from reasoning.train.lineage import first_lineage
 from reasoning.train.objective import Objective, objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.peaks import peak_flops
@@ -107,14 +108,9 @@ class _Run:
         check_parent(run, self.parent)
         self.engine, self.learner = open_learner(options, goal, engine, ranks)
         self.policy = self.learner.policy
-        self.peak = peak_flops(self.policy.sampler)
-        # Defaults are left out, so that a new option does not rename the chains of old runs.
-        inherited = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
-        for f in fields(options):
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            if f.name in inherited and inherited[f.name] == default:
-                del inherited[f.name]
-        self.lineage = digest("train", self.parent.partition("@")[2], inherited)
+        peak = peak_flops(self.policy.sampler)
+        self.peak = peak and peak * devices_of(options.engine, ranks)
+        self.lineage = first_lineage(options, self.parent.partition("@")[2])
         self.totals = {"sample": 0.0, "update": 0.0}
         self.tokens = {"sampled": 0, "learned": 0}
         self.start = 0

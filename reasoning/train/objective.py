@@ -26,7 +26,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "kl": ("none", "k1", "k2", "k3"),
     "kl_in": ("loss", "reward"),
     "mismatch": ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    "overlong": ("zero", "judge", "mask", "shape"),
+    "overlong": ("zero", "judge", "mask", "shape", "shape_mask"),
     "source": ("model", "rationalised", "demonstrations", "preferences"),
 }
 
@@ -61,7 +61,9 @@ class Objective:
         mismatch_cap or set to 0 outside [1/mismatch_cap, mismatch_cap].
     overlong: a chain cut at max_new_tokens has reward 0 ("zero"); what the verifier gives it ("judge"); is left
         out of the loss and of its group's statistics ("mask"); or has reward -1, and one that ends in the last
-        overlong_buffer tokens (0: a fifth of max_new_tokens) a linear penalty ("shape"; DAPO).
+        overlong_buffer tokens (0: a fifth of max_new_tokens) a linear penalty ("shape"); or the penalty there, and
+        cut ones are left out ("shape_mask"): the soft punishment of DAPO with its overlong filtering, arXiv
+        2503.14476, section 3.4.
     dynamic_sampling: groups whose rewards are all equal are replaced by groups of further problems (DAPO).
     gamma, lam, value_weight, value_clip: of "gae": discount, lambda, weight of the value loss, and how far a
         value may move from the old one before its loss is clipped (0: no clip).
@@ -86,7 +88,7 @@ class Objective:
     entropy_weight: float = 0.0
     mismatch: str = "none"
     mismatch_cap: float = 2.0
-    overlong: Literal["zero", "judge", "mask", "shape"] = "zero"
+    overlong: Literal["zero", "judge", "mask", "shape", "shape_mask"] = "zero"
     overlong_buffer: int = 0
     dynamic_sampling: bool = False
     gamma: float = 1.0
@@ -159,7 +161,7 @@ PRESETS: dict[str, Objective] = {
             name="dapo",
             clip_high=0.28,
             reduce="token_mean",
-            overlong="shape",
+            overlong="shape_mask",
             dynamic_sampling=True,
         ),
         dataclasses.replace(_GRPO, name="gspo", ratio="sequence", clip_low=3e-4, clip_high=4e-4),
@@ -188,9 +190,33 @@ def objective(name: str, **changes: Any) -> Objective:
     for axis in changes:
         if axis not in known:
             raise unknown("axis of an objective", axis, known)
-    made = dataclasses.replace(PRESETS[name], **changes)
+    preset = PRESETS[name]
+    made = dataclasses.replace(preset, **changes)
     check(made)
+    for axis in changes:
+        if getattr(made, axis) != getattr(preset, axis) and (lacks := _idle(made, axis)):
+            raise UserError(f"{axis} has no effect {lacks}: drop it.")
     return made
+
+
+def _idle(made: Objective, axis: str) -> str:
+    """Why ``axis`` changes nothing; "" where it does."""
+    clips, ratios = made.surrogate == "clip", made.surrogate in ("clip", "cispo")
+    without = {
+        "clip_low": (clips, f"with surrogate={made.surrogate}, which does not clip"),
+        "clip_high": (clips, f"with surrogate={made.surrogate}, which does not clip"),
+        "ratio": (ratios, f"with surrogate={made.surrogate}, which uses no ratio"),
+        "mismatch_cap": (made.corrects, "without a correction (--mismatch token_truncate, say)"),
+        "kl_in": (made.kl != "none", "without a penalty (--kl k1 --kl-weight 0.01, say)"),
+        "overlong_buffer": (
+            made.overlong.startswith("shape"),
+            f"with overlong={made.overlong} (shape has it)",
+        ),
+        "gamma": (made.critic, "without a value head (--objective ppo has one)"),
+        "lam": (made.critic, "without a value head (--objective ppo has one)"),
+    }
+    used, why = without.get(axis, (True, ""))
+    return "" if used else why
 
 
 def check(made: Objective) -> None:

@@ -35,7 +35,7 @@ class AxisOptions:
     mismatch_cap: float | None = _axis("largest weight of that correction")
     overlong: str | None = _axis("what a chain cut at --max-new-tokens earns", choices=AXES["overlong"])
     overlong_buffer: int | None = _axis(
-        "with overlong=shape: tokens before the limit in which the penalty grows"
+        "with overlong=shape or shape_mask: tokens before the limit in which the penalty grows"
     )
     dynamic_sampling: bool | None = _axis("replace groups whose rewards are all equal", "bool")
     gamma: float | None = _axis("ppo: discount", high=1)

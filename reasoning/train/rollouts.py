@@ -49,6 +49,11 @@ class Group:
         """Whether the rewards are all equal: nothing to compare."""
         return bool(len(self.known)) and float(np.ptp(self.known)) == 0
 
+    @property
+    def differs(self) -> bool:
+        """Whether there are rewards to compare."""
+        return bool(len(self.known)) and not self.dead
+
     def rows(self) -> list[Row]:
         return [
             Row(c.prompt_token_ids, c.token_ids, old_logprobs=c.logprobs, reward=float(r))
@@ -111,14 +116,14 @@ class ModelSource:
         started = time.monotonic()
         drawn = self._groups(self.stream.next(wanted))
         if self.objective.dynamic_sampling:
-            while (missing := wanted - sum(not g.dead for g in drawn)) > 0 and len(drawn) < limit:
+            while (missing := wanted - sum(g.differs for g in drawn)) > 0 and len(drawn) < limit:
                 more = self.stream.next(min(missing, limit - len(drawn)), {g.problem.id for g in drawn})
                 try:
                     drawn += self._groups(more)
                 except BudgetSpent:
                     break  # the step goes on with what it has
         self._refuse_silence(drawn)
-        groups = [g.rows() for g in drawn if not (self.objective.dynamic_sampling and g.dead)]
+        groups = [g.rows() for g in drawn if g.differs or not self.objective.dynamic_sampling]
         flops = [self._sample_flops(g.chains) for g in drawn]
         metrics = self._metrics(drawn)
         if self.objective.source == "rationalised":
@@ -245,6 +250,12 @@ class ModelSource:
         )
         if judged and not (finished and missing == len(finished)):
             return
+        if not finished:
+            chains = sum(len(g.chains) for g in groups)
+            raise ReasoningError(
+                f"All {chains} chains of this step were cut at --max-new-tokens {self.options.max_new_tokens}, and "
+                f"overlong={self.objective.overlong} leaves such chains out: raise it, or take --overlong shape."
+            )
         silent = (self.judged.get(c.key) for c in finished)
         first = next((v for v in silent if v is not None and v.score is None), None)
         why = f"The first one says: {first.status}, {first.reason or 'no reason given'}" if first else ""
@@ -324,10 +335,10 @@ class Shaping:
         or what the objective's ``overlong`` says."""
         kind = self.objective.overlong
         if chain.truncated and kind != "judge":
-            score = float("nan") if kind == "mask" else 0.0
+            score = float("nan") if kind.endswith("mask") else 0.0
         else:
             score = float("nan") if verdict is None or verdict.score is None else float(verdict.score)
-        if kind != "shape":
+        if not kind.startswith("shape"):
             return score
         buffer = self.objective.overlong_buffer or max(1, self.max_new_tokens // 5)
         return score + overlong_penalty(len(chain.token_ids), chain.truncated, self.max_new_tokens, buffer)

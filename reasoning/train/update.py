@@ -49,7 +49,8 @@ def update(
     for an objective that restarts. fresh: the rows were sampled by the present weights (see `Learner.step`).
     """
     started = time.monotonic()
-    rows = assign(goal, data.groups, learner, options.keep_correct)
+    figures: dict[str, float] = {}
+    rows = assign(goal, data.groups, learner, options.keep_correct, figures)
     flops = _reading_flops(goal, training_flops, [len(row) for row in rows])
     unit = goal.together  # rows that stay together: the two of a pair
     units = len(rows) // unit
@@ -71,7 +72,9 @@ def update(
                 sums.setdefault(name, []).append(value)
             learned += sum(result.lengths)
             flops += _learning_flops(goal, training_flops, result.lengths)
-    metrics = {name: max(v) if name.endswith("/max") else sum(v) / len(v) for name, v in sums.items()}
+    metrics = figures | {
+        name: max(v) if name.endswith("/max") else sum(v) / len(v) for name, v in sums.items()
+    }
     metrics["optimizer_steps"] = float(per_epoch * options.epochs)
     seconds = time.monotonic() - started
     metrics["update_seconds"] = seconds

@@ -68,7 +68,7 @@ def reinforce(folder, run, objective, **changes):
         problems_per_step=4,
         chains_per_problem=4,
         minibatch=6,
-        keep_correct=3,
+        keep_correct=3 if PRESETS[objective].selects else 0,
         optimizer="muon",
         lr=2e-3,
         max_new_tokens=48,

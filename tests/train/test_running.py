@@ -17,10 +17,12 @@ from reasoning.errors import BudgetError, EngineError, MissingExtra, ReasoningEr
 from reasoning.pool import Pool
 from reasoning.tasks import verifier_of
 from reasoning.train import checks, evaluate
+from reasoning.train.distributed import Ranks
+from reasoning.train.generators import devices_of
 from reasoning.train.journal import Journal
 from reasoning.train.loop import train
 from reasoning.train.objective import objective
-from reasoning.train.peaks import of_device
+from reasoning.train.peaks import multiplying, of_device
 from reasoning.train.trackers import open_trackers
 
 
@@ -152,6 +154,17 @@ def test_samples_and_intervals_come_with_every_evaluation(home):
     assert of_device("Some other card", torch.bfloat16) is None
 
 
+def test_mfu_is_of_all_devices_and_of_a_cpu_as_fast_as_it_multiplies(home):
+    train(reinforce(home, "used", steps=1))
+    last = json.loads((home / "used" / "metrics.jsonl").read_text().splitlines()[-1])
+    peak = multiplying(torch.float32, torch.get_num_threads())
+    assert 1e8 < peak < 1e14
+    flops = last["flops/sample"] + last["flops/update"]
+    assert last["mfu"] == pytest.approx(flops / last["step_time"] / peak)
+    assert devices_of("transformers", Ranks(0, 4)) == 4
+    assert devices_of("vllm:tensor_parallel_size=8,parity=off", Ranks()) == 8
+
+
 @pytest.mark.filterwarnings("default")  # of tensorboard's own dependencies
 def test_tensorboard_gets_every_row(home):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -240,6 +253,16 @@ def test_failing_verdicts_are_left_out_when_that_is_asked_for(home):
         ({"budget": "price=3"}, "no price table"),
         ({"objective": "sft", "asynchronous": True}, "this run draws none"),
         ({"task": "word:train*1+countdown:train"}, "each needs a weight"),
+        ({"lora_alpha": 8.0}, "--lora-alpha goes with --lora-rank"),
+        ({"keep_correct": 2}, "--keep-correct goes with --objective expert_iteration"),
+        ({"max_refill": 5}, "--max-refill goes with --dynamic-sampling"),
+        ({"hint": "{prompt}"}, "--hint goes with --objective star"),
+        ({"objective": "rloo", "clip_high": 0.3}, "clip_high has no effect with surrogate=logp"),
+        ({"objective": "cispo", "clip_low": 0.3}, "clip_low has no effect with surrogate=cispo"),
+        ({"mismatch_cap": 3.0}, "mismatch_cap has no effect without a correction"),
+        ({"lam": 0.9}, "lam has no effect without a value head"),
+        ({"overlong_buffer": 8}, "overlong_buffer has no effect with overlong=zero"),
+        ({"objective": "dapo", "overlong_buffer": 99}, "is more than --max-new-tokens 32"),
     ],
 )
 def test_settings_that_contradict_each_other(home, changes, words):
