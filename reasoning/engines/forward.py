@@ -91,7 +91,8 @@ class Forward(Protocol):
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]: ...
 
     def step(self, store: Any, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
-        """Feed ``tokens`` (rows,) behind ``lengths`` (rows,) known positions; logits (rows, vocab)."""
+        """Feed ``tokens`` (rows,) behind ``lengths`` (rows,) known positions; logits (rows, vocab), good until the next
+        step."""
         ...
 
 
@@ -356,7 +357,7 @@ def agrees(forward: Forward, module: Any) -> bool:
     ours = [torch.stack([prompt.logits for prompt in prompts])]
     for back in (2, 1):
         tokens = np.array([row[-back] for row in rows])
-        ours.append(forward.step(store, tokens, np.array([len(row) - back for row in rows])))
+        ours.append(forward.step(store, tokens, np.array([len(row) - back for row in rows])).clone())
     exact = module.dtype == torch.float32
     for slot, row in enumerate(rows):
         plain = module(torch.tensor([row], device=forward.device), use_cache=False).logits[0, -3:].float()
@@ -368,12 +369,14 @@ def agrees(forward: Forward, module: Any) -> bool:
 
 def open_forward(module: Any) -> Forward:
     """The fastest `Forward` that gives the module's own numbers."""
+    from reasoning.engines.cuda_forward import CudaForward
     from reasoning.engines.llama import LlamaForward
 
-    if LlamaForward.fits(module):
-        fast = LlamaForward(module)
-        if agrees(fast, module):
-            return fast
+    for kind in (CudaForward, LlamaForward):
+        if kind.fits(module):
+            fast = kind(module)
+            if agrees(fast, module):
+                return fast
     try:
         cached = CachedForward(module)
         if agrees(cached, module):

@@ -45,6 +45,8 @@ class _Layer:
 class LlamaForward:
     """`Forward` for the modules that `fits` accepts."""
 
+    fused_bytes = FUSED_BYTES  # models up to this size get fused copies of their weights
+
     def __init__(self, module: Any):
         config = module.config
         self.module = module
@@ -87,7 +89,7 @@ class LlamaForward:
         parameter = module.lm_head.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.manual_norm = self.device.type == "cpu" and self.dtype == torch.float32
-        fuse = sum(p.numel() * p.element_size() for p in module.parameters()) <= FUSED_BYTES
+        fuse = sum(p.numel() * p.element_size() for p in module.parameters()) <= self.fused_bytes
         fold = self.dtype == torch.float32  # in fewer bits the rounding would differ from the module's
         self.embedding = base.embed_tokens.weight.detach()
         self.layers = []
