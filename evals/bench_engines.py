@@ -2,13 +2,15 @@
 
     python -m evals.bench_engines [--vllm .venv-vllm/bin/python] [--rounds 5] [--threads 2] [--dtype float32]
                                   [--cases small,ragged,...] [--quick]
+    python -m evals.bench_engines --device cuda --dtype bfloat16 --cases gpu-fixed,gpu-ragged --rounds 2 [--vllm ...]
 
 Every engine draws the same number of chains of the same prompts from the same checkpoint (random weights), at the
 same number of rows, temperature 1, no truncation, and counts tokens up to and with the end of a chain. Each runs in
 a process of its own (vLLM in its own environment, left out where --vllm names none), and only one works at a time:
 the rounds are interleaved, round 0 is not counted. The engines return log-probabilities, `generate` is not asked to.
 A ratio is taken within each round; figures are medians (lowest-highest). The share is the model's FLOPs a second over
-what torch.matmul reaches with the same type and threads (2048 cubed, best of 5).
+what torch.matmul reaches with the same type and threads (2048 cubed, 8192 on a GPU, best of 5). The cases of a GPU
+have the shape of Qwen3-0.6B.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -39,7 +42,7 @@ from evals.bench_sampling import (
     spread,
 )
 
-# The demo's model, 0.6 M parameters, and one of 100 M.
+# The demo's model, 0.6 M parameters, one of 100 M, and Qwen3-0.6B's.
 SHAPES: dict[str, dict[str, int]] = {
     "demo": dict(
         vocab_size=184,
@@ -59,8 +62,18 @@ SHAPES: dict[str, dict[str, int]] = {
         num_key_value_heads=4,
         head_dim=64,
     ),
+    "0.6B": dict(
+        vocab_size=151_936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+    ),
 }
 END_IDS = (1, 2, 3, 4)  # of 184 flat probabilities: one in 46 steps ends a chain
+MANY_ENDS = tuple(range(1, 1583))  # of 151,936: one in 96
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,8 @@ WORKS = {
     "ragged64": Work("demo", Case("ragged, groups of 64, 512 rows", 24, 64, 512, 128, END_IDS)),
     "fixed8": Work("demo", Case("fixed, groups of 8, 512 rows", 64, 8, 512, 50, ())),
     "large": Work("100M", Case("100 M, fixed, groups of 8, 64 rows", 8, 8, 64, 32, ())),
+    "gpu-fixed": Work("0.6B", Case("0.6 B, fixed 128 tokens, groups of 16, 256 rows", 16, 16, 256, 128, ())),
+    "gpu-ragged": Work("0.6B", Case("0.6 B, ragged, groups of 16, 256 rows", 64, 16, 256, 256, MANY_ENDS)),
 }
 
 
@@ -92,31 +107,35 @@ def save_checkpoint(work: Work, dtype: str, folder: Path) -> None:
     build_tokenizer(config.vocab_size).save_pretrained(folder)
 
 
-def worker(engine: str, folder: str, work: Work, dtype: str, threads: int) -> None:
+def worker(engine: str, folder: str, work: Work, arguments: argparse.Namespace) -> None:
     """Answer seeds on standard input with [tokens, seconds, FLOPs] on standard output, one JSON line each."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print must not come between
-    run = open_runner(engine, folder, work.case, dtype, threads)
-    print(json.dumps(product_flops_per_second(getattr(torch, dtype))), file=answers)
+    run = open_runner(engine, folder, work.case, arguments)
+    product = product_flops_per_second(getattr(torch, arguments.dtype), arguments.device)
+    print(json.dumps(product), file=answers)
     for line in sys.stdin:
         print(json.dumps(run(int(line))), file=answers)
 
 
-def open_runner(engine: str, folder: str, case: Case, dtype: str, threads: int) -> Any:
-    torch.set_num_threads(threads)
+def open_runner(engine: str, folder: str, case: Case, arguments: argparse.Namespace) -> Any:
+    dtype, device = arguments.dtype, arguments.device
+    torch.set_num_threads(arguments.threads)
     prompts = build_prompts(case.prompts)
     if engine == "generate":
-        model = cast(Any, Qwen3ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))).eval()
+        model = cast(Any, Qwen3ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)))
+        model = model.to(device).eval()
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
         return lambda seed: (*run_peer(model, tokenizer, prompts, case, seed), 0.0)
     if engine == "vllm":
         from reasoning.engines.vllm import VLLMEngine
 
-        ours: Any = VLLMEngine.open(folder, dtype=dtype, max_rows=case.rows, memory_gb=2.0, parity="off")
+        room = 2.0 if device == "cpu" else 40.0
+        ours: Any = VLLMEngine.open(folder, dtype=dtype, max_rows=case.rows, memory_gb=room, parity="off")
     else:
         from reasoning.engines.transformers import TransformersEngine
 
-        ours = TransformersEngine.open(folder, device="cpu", dtype=dtype, max_rows=case.rows)
+        ours = TransformersEngine.open(folder, device=device, dtype=dtype, max_rows=case.rows)
 
     def run(seed: int) -> tuple[int, float, float]:
         tokens, seconds, cost = run_engine(ours, prompts, case, seed)
@@ -128,15 +147,17 @@ def open_runner(engine: str, folder: str, case: Case, dtype: str, threads: int) 
 class Runner:
     """A worker process, told to work one seed at a time."""
 
-    def __init__(self, python: str, engine: str, folder: Path, name: str, dtype: str, threads: int):
+    def __init__(self, python: str, engine: str, folder: Path, name: str, arguments: argparse.Namespace):
+        threads = arguments.threads
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",  # the idle ones must not spin
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}" if threads > 1 else "0",
             "VLLM_LOGGING_LEVEL": "ERROR",
         }
-        command = [python, "-m", "evals.bench_engines", "--worker", engine, "--folder", str(folder)]
-        command += ["--cases", name, "--dtype", dtype, "--threads", str(threads)]
+        command = [*shlex.split(python), "-m", "evals.bench_engines", "--worker", engine, "--cases", name]
+        command += ["--folder", str(folder), "--dtype", arguments.dtype, "--threads", str(threads)]
+        command += ["--device", arguments.device]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `close`)
         self.process = subprocess.Popen(
             command,
@@ -172,7 +193,7 @@ def compare(name: str, pythons: dict[str, str], arguments: argparse.Namespace) -
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(work, arguments.dtype, Path(folder))
         runners = {
-            engine: Runner(python, engine, Path(folder), name, arguments.dtype, arguments.threads)
+            engine: Runner(python, engine, Path(folder), name, arguments)
             for engine, python in pythons.items()
         }
         try:
@@ -201,7 +222,7 @@ def compare(name: str, pythons: dict[str, str], arguments: argparse.Namespace) -
 
 def version_of(python: str, package: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([*shlex.split(python), "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
@@ -212,9 +233,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--cases", default=",".join(WORKS), help=f"some of {', '.join(WORKS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    usual = ",".join(name for name in WORKS if not name.startswith("gpu"))
+    parser.add_argument("--cases", default=usual, help=f"some of {', '.join(WORKS)}")
     parser.add_argument(
-        "--vllm", default="", metavar="PYTHON", help="an interpreter that has vLLM (or vllm-cpu)"
+        "--vllm",
+        default="",
+        metavar="PYTHON",
+        help="the command of an interpreter that has vLLM (or vllm-cpu)",
     )
     parser.add_argument("--quick", action="store_true", help="the first case only, one round")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
@@ -225,7 +251,7 @@ def main() -> None:
     if unknown := set(names) - WORKS.keys():
         parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
     if arguments.worker:
-        worker(arguments.worker, arguments.folder, WORKS[names[0]], arguments.dtype, arguments.threads)
+        worker(arguments.worker, arguments.folder, WORKS[names[0]], arguments)
         return
     if arguments.quick:
         names, arguments.rounds = names[:1], 1
@@ -240,7 +266,8 @@ def main() -> None:
         pythons["vllm"] = arguments.vllm
         peer = f", {found} with transformers {version_of(arguments.vllm, 'transformers')}"
     print(
-        f"{processor()}, {os.cpu_count()} cores, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}\n"
+        f"{torch.cuda.get_device_name() + ', ' if arguments.device == 'cuda' else ''}{processor()}, "
+        f"{os.cpu_count()} cores, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}\n"
         f"torch {torch.__version__}, transformers {transformers.__version__}{peer}, {arguments.dtype}, "
         f"{arguments.rounds} rounds"
     )

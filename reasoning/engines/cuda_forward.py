@@ -107,10 +107,11 @@ class CudaForward(LlamaForward):
         )
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
-        return [
-            Prompt(prompt.logits, [(torch.stack([k for k, _ in prompt.state]), torch.stack([v for _, v in prompt.state]))])
-            for prompt in super().prefill(prompts)
-        ]  # fmt: skip
+        out = []
+        for prompt in super().prefill(prompts):
+            keys, values = (torch.stack(part) for part in zip(*prompt.state, strict=True))
+            out.append(Prompt(prompt.logits, [(keys, values)]))
+        return out
 
     def step(self, store: PagedKeyValues, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
         buffers = self._buffers

@@ -91,8 +91,8 @@ class Forward(Protocol):
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]: ...
 
     def step(self, store: Any, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
-        """Feed ``tokens`` (rows,) behind ``lengths`` (rows,) known positions; logits (rows, vocab), good until the next
-        step."""
+        """Feed ``tokens`` (rows,) behind ``lengths`` (rows,) known positions; logits (rows, vocab), good
+        until the next step."""
         ...
 
 

@@ -137,9 +137,7 @@ class PagedKeyValues:
         return [self.free.pop() for _ in range(count)]
 
     def _address(self, page: int) -> int:
-        return (
-            self.segments[page // self.per_segment].data_ptr() + page % self.per_segment * self.page_bytes
-        )
+        return self.segments[page // self.per_segment].data_ptr() + page % self.per_segment * self.page_bytes
 
 
 def page_like(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:

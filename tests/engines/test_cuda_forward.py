@@ -23,6 +23,7 @@ from reasoning.records import Draw, Problem, Sampling
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
+HALF = torch.bfloat16 if CUDA else torch.float16  # the interpreter multiplies bfloat16 wrongly
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,7 +60,7 @@ PROMPTS = [" ".join(f"w{(7 * i + j * j) % 90}" for j in range(n)) for i, n in en
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_agrees_with_the_modules_own_forward(kind, dtype):
     changes = {"num_attention_heads": 8, "head_dim": 16} if kind == "qwen3" else {}
     module = module_of(kind, dtype, **changes)
@@ -69,10 +70,11 @@ def test_agrees_with_the_modules_own_forward(kind, dtype):
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])
 def test_chains_have_the_log_probabilities_of_a_plain_forward_pass(kind):
     module = module_of(kind)
-    engine = engine_of(module, max_rows=7)  # rows come, go and move
-    chains = list(engine.generate(draws(PROMPTS, 5, max_new_tokens=90)))
-    assert len(chains) == 25
-    assert max(len(c.token_ids) for c in chains) > PAGE
+    engine = engine_of(module, max_rows=7 if CUDA else 3)  # rows come, go and move
+    count, tokens = (5, 90) if CUDA else (2, 6)  # the interpreter is slow
+    chains = list(engine.generate(draws(PROMPTS, count, max_new_tokens=tokens)))
+    assert len(chains) == 5 * count
+    assert max(len(c.prompt_token_ids) + len(c.token_ids) for c in chains) > 2 * PAGE
     for chain in chains:
         ids = torch.tensor([[*chain.prompt_token_ids, *chain.token_ids]], device=DEVICE)
         with torch.inference_mode():
@@ -124,7 +126,9 @@ def test_sizes():
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_a_graph_gives_what_its_kernels_give_one_by_one():
     module = module_of(dtype=torch.bfloat16)
-    assert isinstance(TransformersEngine(module, tiny_tokenizer(), name="t", version="0")._forward, CudaForward)
+    assert isinstance(
+        TransformersEngine(module, tiny_tokenizer(), name="t", version="0")._forward, CudaForward
+    )
     one, other = engine_of(module), engine_of(module)
     other._forward = CudaForward(module, graphs=False)
     chains = [{c.key: c.token_ids for c in e.generate(draws(PROMPTS, 8))} for e in (one, other)]
