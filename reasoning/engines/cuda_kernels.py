@@ -7,7 +7,7 @@ Shapes: M rows, H key/value heads, G query heads to each, D head_dim, W columns 
 """
 
 # Triton's language is not Python to a type checker.
-# pyright: basic, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false, reportOperatorIssue=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

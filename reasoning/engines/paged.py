@@ -8,6 +8,7 @@ is needed, and moving a row moves a line of its table. Knows nothing of models, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class PagedKeyValues:
 
     def release(self, slots: NDArray[np.int64]) -> None:
         for slot in slots:
-            held: _Held = self.held[slot]
+            held: Any = self.held[slot]
             held.rows -= 1
             if not held.rows:
                 self.free += held.pages
@@ -113,7 +114,7 @@ class PagedKeyValues:
         out[:rows] = self.table[:rows]
         return out
 
-    def _arrays(self) -> tuple[tuple[NDArray[np.generic], object], ...]:
+    def _arrays(self) -> tuple[tuple[NDArray[Any], Any], ...]:
         """Everything known of rows, and how each looks for a row that is free."""
         spare = self._address(self.spare)
         return (self.table, spare), (self.prompt_tokens, 0), (self.own_pages, -1), (self.held, None)
