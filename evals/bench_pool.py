@@ -5,8 +5,12 @@
 Every round writes the same chains (about 2 KB each: text, 80 token ids, 80 log-probabilities) in batches of
 512, each batch durable before the next, in turns: the pool (with sealing, as a run pays it), the pool's
 write-ahead part alone, SQLite (write-ahead log, full sync, one commit a batch) and plain JSONL with an fsync
-a batch and no checksums. The peers store the rows that the pool makes, so that only the storing differs. Run
-it on a quiet machine, on the disk that the runs will be on.
+a batch and no checksums. Every way makes its own rows of the same chains.
+
+Two readings, because a busy machine or a slow disk spoils the first: chains a second by the clock, from the first
+write until all is closed; and processor seconds (of all threads, the kernel's included) per 100,000 chains, which is
+what it costs however long the disk takes. Beside them the megabytes that went to the disk. Run it on a quiet machine,
+on the disk that the runs will be on.
 """
 
 from __future__ import annotations
@@ -131,44 +135,69 @@ def compare(chains: int, rounds: int, folder: Path) -> None:
     problems, rows = make_chains(chains)
     size = sum(len(row(c)) for c in rows[:100]) / 100
     print(f"{chains} chains, {size / 1000:.1f} KB each, batches of {BATCH}, {rounds} rounds in turns")
-    rates: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(rounds):
+    walls: dict[str, list[float]] = {name: [] for name in WAYS}
+    cpus: dict[str, list[float]] = {name: [] for name in WAYS}
+    written: dict[str, list[float]] = {name: [] for name in WAYS}
+    for turn in range(rounds + 1):
         for name, way in WAYS.items():
             with tempfile.TemporaryDirectory(dir=folder) as target:
-                start = time.perf_counter()
-                way(Path(target), problems, rows)
-                rates[name].append(chains / (time.perf_counter() - start))
-    base = rates["SQLite (full sync)"]
-    for name, found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, base, strict=True))
-        low, high = min(found) / 1e3, max(found) / 1e3
+                few = slice(None) if turn else slice(0, 2 * BATCH)  # the first turn loads the libraries
+                wall, cpu, megabytes = time.perf_counter(), time.process_time(), megabytes_written()
+                way(Path(target), problems, rows[few])
+                if turn:
+                    walls[name].append(time.perf_counter() - wall)
+                    cpus[name].append(time.process_time() - cpu)
+                    written[name].append(megabytes_written() - megabytes)
+    for name in WAYS:
+        speeds = [chains / wall / 1e3 for wall in walls[name]]
+        ratio, cheaper = (
+            statistics.median(a / b for a, b in zip(spent["SQLite (full sync)"], spent[name], strict=True))
+            for spent in (walls, cpus)
+        )
         print(
-            f"  {name:24} {statistics.median(found) / 1e3:7.1f} k chains/s  ({low:.1f} to {high:.1f})"
-            f"   {ratio:5.2f} x SQLite"
+            f"  {name:24} {statistics.median(speeds):6.1f} k chains/s ({min(speeds):.1f} to {max(speeds):.1f}), "
+            f"{ratio:.2f} x SQLite   {statistics.median(cpus[name]) * 1e5 / chains:.2f} s of processor per 100 k "
+            f"({cheaper:.2f} x as cheap)   {statistics.median(written[name]):.0f} MB to disk"
         )
 
 
+def megabytes_written() -> float:
+    """What this process has sent towards the disk so far."""
+    with open("/proc/self/io") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("write_bytes")) / 1e6
+
+
 def opening(chains: int, folder: Path) -> None:
-    """In a process of its own: the memory that writing so many (small) chains takes, the time to open the pool and
+    """In processes of their own: the memory that writing so many (small) chains takes, the time to open the pool and
     to look up keys in it, and the memory of that. Of memory, what no file backs is told apart: the system can take
     mapped pages of the key index back whenever it likes."""
+    with tempfile.TemporaryDirectory(dir=folder) as target:
+        for step in (_write, _open):
+            done = multiprocessing.get_context("spawn").Process(target=step, args=(target, chains))
+            done.start()
+            done.join()
+
+
+def _write(target: str, chains: int) -> None:
     problems, _ = make_chains(1)
     small = Chain(problems[0].id, 0, "x", (1, 2), (-0.5, -0.5), model="bench@1", sampling=SAMPLING)
-    with tempfile.TemporaryDirectory(dir=folder) as target:
-        with Pool.open(target, segment_bytes=8 << 20) as store:
-            store.add_problems(problems)
-            at_first = memory_megabytes()[1]
-            most = 0.0
-            for start in range(0, chains, 8192):
-                numbers = range(start, min(chains, start + 8192))
-                store.append([replace(small, index=i, key=scattered(i)) for i in numbers])
-                most = max(most, memory_megabytes()[1] - at_first)
-        done = multiprocessing.get_context("spawn").Process(target=_open, args=(target, chains, most))
-        done.start()
-        done.join()
+    start, most = time.perf_counter(), 0.0
+    with Pool.open(target, segment_bytes=8 << 20) as store:
+        store.add_problems(problems)
+        store.append([replace(small, index=0, key=scattered(0))])
+        store.seal()  # the libraries are loaded
+        at_first = memory_megabytes()[1]
+        for at in range(1, chains, 8192):
+            numbers = range(at, min(chains, at + 8192))
+            store.append([replace(small, index=i, key=scattered(i)) for i in numbers])
+            most = max(most, memory_megabytes()[1] - at_first)
+    print(
+        f"pool of {chains} chains: written in {time.perf_counter() - start:.0f} s, {time.process_time():.0f} s of "
+        f"processor, memory at most +{most:.0f} MB"
+    )
 
 
-def _open(target: str, chains: int, most: float) -> None:
+def _open(target: str, chains: int) -> None:
     resident, private = memory_megabytes()
     start = time.perf_counter()
     store = Pool.open(target)
@@ -177,9 +206,9 @@ def _open(target: str, chains: int, most: float) -> None:
     looked = time.perf_counter()
     after = memory_megabytes()
     print(
-        f"pool of {chains} chains: opened in {opened - start:.2f} s, first look-up of 2,000 keys "
+        f"  opened in {opened - start:.2f} s, first look-up of 2,000 keys "
         f"{looked - opened:.2f} s ({len(missing)} missing); memory +{after[0] - resident:.0f} MB, of it "
-        f"{after[1] - private:.0f} MB not mapped from files; while writing at most +{most:.0f} MB"
+        f"{after[1] - private:.0f} MB not mapped from files"
     )
 
 

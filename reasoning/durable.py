@@ -187,12 +187,14 @@ class AppendFile:
         """Write the pieces one after another, as one record or several."""
         if self._unusable:
             raise PoolError(f"{self.path}: not written, because an earlier write failed ({self._unusable}).")
-        data = b"".join([b"\n", *pieces]) if self._newline_first else b"".join(pieces)
+        if self._lines:  # in one piece: others may be writing to the same file
+            pieces = (b"".join([b"\n", *pieces] if self._newline_first else pieces),)
         start = self.size
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(self._fd, view) :]
         except OSError as e:
             self._take_back(start)
             raise cannot_write(self.path, e) from e

@@ -134,9 +134,13 @@ def groups(rows: pa.RecordBatch | pa.Table) -> Counter[Group]:
     found: Counter[Group] = Counter()
     for batch in [rows] if isinstance(rows, pa.RecordBatch) else rows.to_batches():
         models, samplings = batch["model"], batch["sampling"]
+        roots = pc.call_function("equal", [batch["parent"], pa.scalar("")]).to_numpy(zero_copy_only=False)
+        if len(models.dictionary) == len(samplings.dictionary) == 1:
+            if count := int(roots.sum()):
+                found[models.dictionary[0].as_py(), samplings.dictionary[0].as_py()] += count
+            continue
         wide = len(samplings.dictionary)
         pairs = models.indices.to_numpy().astype(np.int64) * wide + samplings.indices.to_numpy()
-        roots = np.array([not parent for parent in batch["parent"].to_pylist()], bool)
         numbers, counts = np.unique(pairs[roots], return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             names = models.dictionary[number // wide].as_py(), samplings.dictionary[number % wide].as_py()

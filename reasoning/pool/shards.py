@@ -22,13 +22,15 @@ _GROUP_ROWS = 8_192
 def write_shard(table: pa.Table, path: Path) -> None:
     """Write a Parquet file. The caller names it, syncs it and renames it."""
     schema = table.schema
-    # Only names repeat. Log-probabilities are float32 in float64: split into byte planes, the empty ones
-    # vanish.
+    named = [f.name for f in schema if pa.types.is_dictionary(f.type)]
+    # Only names repeat, and only by them and by the parent are rows looked for. Log-probabilities are float32 in
+    # float64: split into byte planes, the empty ones vanish.
     pq.write_table(
         table,
         path,
         compression="zstd",
-        use_dictionary=[f.name for f in schema if pa.types.is_dictionary(f.type)],  # type: ignore[arg-type]
+        use_dictionary=named,  # type: ignore[arg-type]
+        write_statistics=[*named, *({"parent"} & {*schema.names})],  # type: ignore[arg-type]
         column_encoding={"logprobs.list.element": "BYTE_STREAM_SPLIT"}
         if "logprobs" in schema.names
         else None,
