@@ -14,11 +14,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
+import os
 import random
+import shutil
 import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -29,6 +32,8 @@ from reasoning.records import Chain, Cost, Problem, Sampling, chain_key, digest
 from verifiers import Verdict
 
 CHAINS, PER_CALL = 2400, 30
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["evals.pool_kills"])
 SAMPLING = Sampling(max_new_tokens=64)
 PROBLEMS = [Problem.make(f"problem {i}", str(i)) for i in range(60)]
 
@@ -104,11 +109,9 @@ def kill_again_and_again(folder: Path, kills: int, seed: int, chains: int = CHAI
     number, acknowledged = 0, 0
     killed = folder / "killed-0"
     seconds = 0.3  # a writer's whole life, learned as we go
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["evals.pool_kills"])
     while met.total() < kills:
-        hear, say = processes.Pipe(duplex=False)
-        process = processes.Process(target=fill, args=(killed, say, chains))
+        hear, say = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=fill, args=(killed, say, chains))
         process.start()
         say.close()
         acknowledged = max(acknowledged, hear.recv())
@@ -139,6 +142,40 @@ def kill_again_and_again(folder: Path, kills: int, seed: int, chains: int = CHAI
     assert report.whole, report.damage
     met["runs compared"] = number + 1
     return met
+
+
+def _die(moment: int, work: Callable[[Path], object], folder: Path) -> None:
+    """Do the work, and die by SIGKILL just before the ``moment``-th call that changes the disk."""
+    calls = 0
+
+    def before(call: Callable[..., object]) -> Callable[..., object]:
+        def counted(*args: object, **kwargs: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+
+        return counted
+
+    for name in ("write", "fsync", "rename", "replace", "link", "unlink", "mkdir", "ftruncate"):
+        setattr(os, name, before(getattr(os, name)))
+    work(folder)
+
+
+def killed_before_each_change(start: Path, work: Callable[[Path], object], stride: int = 1) -> Iterator[Path]:
+    """The folders that are left when ``work`` on a copy of the folder ``start`` dies before its first change of the
+    disk, before its second (with a stride of 1), ... up to the one that it survives."""
+    moment, code = 1, -1
+    while code:
+        folder = Path(shutil.copytree(start, start.with_name(f"{start.name}-{moment}")))
+        process = PROCESSES.Process(target=_die, args=(moment, work, folder))
+        process.start()
+        process.join()
+        code = process.exitcode
+        assert code in (0, -signal.SIGKILL), f"the work failed ({code})"
+        yield folder
+        moment += stride
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reasoning.durable import cannot_write, fsync_folder, read_lines, try_lock
+from reasoning.durable import cannot_write, fsync_folder, try_lock
 from reasoning.errors import PoolError
 from reasoning.pool import keyindex, shards, wal
 from reasoning.pool.columns import COST_FIELDS, IDENTITY, SCHEMAS, key_numbers
@@ -67,15 +67,12 @@ def check(path: str | Path, repair: bool = False) -> CheckReport:
 
 
 def _check_manifest(folder: Folder, report: CheckReport) -> None:
-    try:
-        reading = read_lines(folder.manifest.read_bytes(), str(folder.manifest), live=True)
-    except FileNotFoundError:
-        if any(folder.shard_names()):
-            report.damage.append(
-                f"{folder.manifest} is missing; its shards are taken in again by the next writer."
-            )
-        return
-    report.damage += reading.notes
+    if not folder.manifest.exists() and folder.shard_names():
+        report.damage.append(
+            f"{folder.manifest} is missing; its shards are taken in again by the next writer."
+        )
+    folder.sealed()
+    report.damage += folder.notes
 
 
 def _check_shard(folder: Folder, segment: Sealed, table: str, report: CheckReport, repair: bool) -> None:
@@ -93,7 +90,13 @@ def _check_shard(folder: Folder, segment: Sealed, table: str, report: CheckRepor
     whole, why = _read_groups(path, table)
     saved = sum(t.num_rows for t in whole)
     if not why and saved != rows:
-        why = f"it has {saved} rows where the manifest has {rows}"
+        report.lost_rows += max(0, rows - saved)
+        report.damage.append(f"{path} has {saved} rows where {folder.manifest.name} has {rows}.")
+        if repair:  # a repair that was killed has put the shard there, and not yet its line
+            _new_line(folder, segment, table, pa.concat_tables(whole) if saved else None)
+            report.repaired.append(f"{path.name} is expected to have {saved} rows.")
+        report.rows[table] += saved
+        return
     if not why and (twice := _twice(whole, table)):
         why = f"{twice} rows are there twice"
     report.rows[table] += saved
@@ -144,20 +147,31 @@ def _replace(folder: Folder, segment: Sealed, table: str, content: pa.Table | No
         if content is not None:
             shards.write_shard(content.unify_dictionaries(), temporary)
             fsync_file(temporary)
-        target = folder.set_aside(path) if path.exists() else None
+        target = folder.keep(path) if path.exists() else None
         if content is None:
-            segment.rows.pop(table)
+            path.unlink(missing_ok=True)
         else:
-            temporary.rename(path)
-            segment.rows[table] = content.num_rows
-        if table == "chains":
-            segment.counts = Counter() if content is None else groups(content.unify_dictionaries())
+            temporary.rename(path)  # in one step: whoever is killed here leaves the one or the other
         fsync_folder(path.parent)
+    except OSError as e:
+        raise cannot_write(path, e) from e
+    _new_line(folder, segment, table, content)
+    return target
+
+
+def _new_line(folder: Folder, segment: Sealed, table: str, content: pa.Table | None) -> None:
+    """Tell the manifest what a shard holds by now."""
+    if content is None:
+        segment.rows.pop(table)
+    else:
+        segment.rows[table] = content.num_rows
+    if table == "chains":
+        segment.counts = Counter() if content is None else groups(content.unify_dictionaries())
+    try:
         with folder.locked():
             folder.add_line(segment)
     except OSError as e:
-        raise cannot_write(path, e) from e
-    return target
+        raise cannot_write(folder.manifest, e) from e
 
 
 def _check_files(folder: Folder, sealed: dict[str, Sealed], report: CheckReport, repair: bool) -> None:
@@ -173,7 +187,8 @@ def _check_files(folder: Folder, sealed: dict[str, Sealed], report: CheckReport,
         report.remarks += [n for n in reading.notes if "torn record" in n]
         if not held:
             report.remarks.append(f"{path.name}: left by a writer that died; the next writer seals it.")
-    for path in sorted((folder.path / "shards").glob("[!.]*-*-*.parquet")):
+    report.remarks += [f"{path} is no file of the pool: it is not read." for path in folder.strange()]
+    for path in folder.shard_paths():
         table, _, name = path.stem.partition("-")
         if name not in sealed and name not in at_work and not any(p.stem == name for p in folder.wal_paths()):
             whole, why = _read_groups(path, table) if table in SCHEMAS else ([], "of no table")

@@ -197,6 +197,8 @@ class _Verdicts:
 def _write(target: Path, schema: pa.Schema, batches: Iterable[pa.Table]) -> None:
     """Write to a temporary name; the real one is there when everything is."""
     partial = target.with_name(f".{target.name}.partial")
+    if partial.is_dir():  # left by an export that was killed; a file of that name is written over
+        shutil.rmtree(partial)
     try:
         if target.suffix == ".jsonl":
             with partial.open("w", encoding="utf-8") as f:

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import json
 import os
+import re
 import secrets
 import time
 from collections import Counter
@@ -39,6 +41,8 @@ from reasoning.records import Chain
 from verifiers.base import Verdict
 
 FORMAT = 2
+_SEGMENT = re.compile(r"\d+-[0-9a-f]+")
+"""Names of segments; files of other names in the pool's folders (copies, notes) are not the pool's."""
 
 
 @dataclass(slots=True)
@@ -59,7 +63,8 @@ class Sealed:
         try:
             return shards.read_shard(self.folder.shard(table, self.name), columns, filters)
         except FileNotFoundError:
-            return None  # `Folder.load` has noted it
+            self.folder.note_missing(self, table)
+            return None
         except (OSError, pa.ArrowException) as e:
             raise self._damaged(table, e) from e
 
@@ -69,7 +74,7 @@ class Sealed:
             try:
                 yield from shards.row_groups(self.folder.shard(table, self.name), columns)
             except FileNotFoundError:
-                return
+                self.folder.note_missing(self, table)
             except (OSError, pa.ArrowException) as e:
                 raise self._damaged(table, e) from e
 
@@ -199,7 +204,22 @@ class Folder:
         return name, file
 
     def wal_paths(self) -> list[Path]:
-        return sorted(p for p in self.wal.glob("[!.]*") if p.suffix in wal.READERS)
+        return sorted(
+            p for p in self.wal.glob("[!.]*") if p.suffix in wal.READERS and _SEGMENT.fullmatch(p.stem)
+        )
+
+    def shard_paths(self) -> list[Path]:
+        return sorted(
+            p
+            for p in (self.path / "shards").glob("[!.]*.parquet")
+            if _SEGMENT.fullmatch(p.stem.partition("-")[2])
+        )
+
+    def strange(self) -> list[Path]:
+        """Files among the pool's that are none of it."""
+        known = {*self.wal_paths(), *self.shard_paths()}
+        there = [*self.wal.glob("[!.]*"), *(self.path / "shards").glob("[!.]*")]
+        return sorted(path for path in there if path not in known)
 
     def sealed(self) -> dict[str, Sealed]:
         """The sealed segments by name, as the manifest has them."""
@@ -209,16 +229,18 @@ class Folder:
             return {}
         reading = read_lines(data, str(self.manifest), live=True)
         self.notes += [n for n in reading.notes if n not in self.notes]
-        return {
-            row["segment"]: Sealed(
-                row["segment"],
-                self,
-                row["rows"],
-                Counter({(model, sampling): n for model, sampling, n in row["groups"]}),
-                row.get("bytes", {}),
-            )
-            for row in reading.rows
-        }
+        found: dict[str, Sealed] = {}
+        for row in reading.rows:
+            try:
+                counts = Counter({(model, sampling): n for model, sampling, n in row["groups"]})
+                found[row["segment"]] = Sealed(
+                    row["segment"], self, dict(row["rows"]), counts, dict(row.get("bytes", {}))
+                )
+            except (AttributeError, KeyError, TypeError, ValueError) as e:
+                self._note(
+                    f"{self.manifest}: passed over a line that this version cannot read ({type(e).__name__}: {e})."
+                )
+        return found
 
     def load(self, repair: bool, own: Collection[str] = ()) -> Found:
         """All segments but our ``own`` unsealed ones. With ``repair``, what dead writers left behind is locked,
@@ -292,12 +314,26 @@ class Folder:
 
     def set_aside(self, path: Path) -> Path:
         """Move a damaged file into quarantine."""
-        target = self.path / "quarantine" / path.name
+        target = self.keep(path)
         try:
-            target.parent.mkdir(exist_ok=True)
-            path.rename(target)
-            fsync_folder(target.parent)
+            path.unlink()
             fsync_folder(path.parent)
+        except OSError as e:
+            raise cannot_write(path, e) from e
+        return target
+
+    def keep(self, path: Path) -> Path:
+        """Put a damaged file into quarantine, and leave it where it is as well, so that the caller can replace it
+        in one step. What is kept there already is not overwritten."""
+        folder = self.path / "quarantine"
+        target, number = folder / path.name, 1
+        try:
+            folder.mkdir(exist_ok=True)
+            while target.exists() and not filecmp.cmp(path, target, shallow=False):
+                target, number = folder / f"{path.name}.{number}", number + 1
+            if not target.exists():
+                os.link(path, target)  # takes no room on a full disk
+            fsync_folder(folder)
         except OSError as e:
             raise cannot_write(target, e) from e
         return target
@@ -319,7 +355,7 @@ class Folder:
 
     def shard_names(self) -> set[str]:
         """The segments that have shards."""
-        return {p.stem.partition("-")[2] for p in (self.path / "shards").glob("[!.]*-*-*.parquet")}
+        return {p.stem.partition("-")[2] for p in self.shard_paths()}
 
     def _adopt(self, name: str) -> Sealed | None:
         """The segment whose shards lie there without a line in the manifest; None when none is whole."""
@@ -351,14 +387,18 @@ class Folder:
         if note not in self.notes:
             self.notes.append(note)
 
+    def note_missing(self, segment: Sealed, table: str) -> None:
+        path = self.shard(table, segment.name)
+        self._note(f"{path} is missing: its {segment.rows[table]} rows are gone and will be made anew.")
+
     def _note_missing(self, sealed: dict[str, Sealed]) -> None:
         for segment in sealed.values():
-            for table, rows in segment.rows.items():
+            for table in segment.rows:
                 path = self.shard(table, segment.name)
                 try:
                     size = path.stat().st_size
                 except FileNotFoundError:
-                    self._note(f"{path} is missing: its {rows} rows are gone and will be made anew.")
+                    self.note_missing(segment, table)
                     continue
                 if size != segment.bytes.get(table, size):
                     self._note(
@@ -456,6 +496,12 @@ def find_folder(path: str | Path, create: bool) -> Folder:
     if path.is_file():
         raise UserError(f"{path} is a file; a pool is a folder (to read recorded outputs: reasoning import).")
     if not create:
+        for candidate in (path, path / "pool"):
+            if Folder(candidate).manifest.exists() or Folder(candidate).wal_paths():
+                raise PoolError(
+                    f"{candidate}: pool.json is missing. It only says the pool's format: if this version filled the "
+                    f'pool, write {{"format": {FORMAT}}} there.'
+                )
         raise UserError(
             f"No pool at {path}. Fill one first:  reasoning sample {path} ...  (or: reasoning import FILE {path} ...)"
         )

@@ -197,6 +197,9 @@ class Pool:
             return
         if self.read_only:
             raise PoolError(f"{self.path} was opened for reading only.")
+        if self._file is not None and self._file.gone():
+            self.notes.append(f"{self._file.path} was removed while it was written: sealed from memory.")
+            self._rotate()
         if self._file is None:
             name, self._file = self.folder.new_wal()
             self._tail = Segment(name)

@@ -2,6 +2,7 @@ import errno
 import math
 import os
 import random
+import shutil
 import subprocess
 import threading
 from dataclasses import replace
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasoning.budget import Ledger
+from reasoning.durable import frame_row
 from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
+from reasoning.pool.check import check
 from reasoning.pool.segment import Segment
 from reasoning.pool.wal import read_blocks
 from reasoning.records import Chain, Cost, Problem, Sampling, chain_key
@@ -504,3 +507,151 @@ def test_a_damaged_shard_without_a_line_is_noted(tmp_path):
         assert not pool.chains()
         assert len(pool.problems()) == len(PROBLEMS)
         assert any("damaged" in note and shard.name in note for note in pool.notes)
+
+
+def test_a_file_that_is_removed_while_it_is_written_takes_nothing_with_it(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain(index=0)])
+        (wal,) = (tmp_path / "pool" / "wal").iterdir()
+        wal.unlink()
+        pool.append([chain(index=1)])
+        pool._sealer.wait()
+        assert any(str(wal) in n and "was removed" in n for n in pool.notes)
+        (other,) = (tmp_path / "pool" / "wal").iterdir()
+        assert read_blocks(other.read_bytes(), Segment("w")).segment.keys == {chain(index=1).key}
+        with Pool.open(tmp_path, read_only=True) as again:  # as after a kill
+            assert again.chains() == [chain(index=0), chain(index=1)]
+
+
+def test_a_folder_that_is_removed_while_it_is_written_acknowledges_nothing(tmp_path):
+    pool = Pool.open(tmp_path)
+    pool.add_problems(PROBLEMS)
+    pool.append([chain()])
+    shutil.rmtree(tmp_path / "pool")
+    with pytest.raises(PoolError, match="cannot be written"):
+        pool.append([chain(index=1)])
+    assert not any(c.index == 1 for c in pool.chains())
+    pool.close()
+    assert "not sealed yet" in pool.notes[-1]
+
+
+def test_a_shard_that_is_removed_while_the_pool_is_open_is_noted(tmp_path):
+    chains = full(tmp_path)
+    with Pool.open(tmp_path) as pool:
+        shard = next(tmp_path.rglob("chains-*.parquet"))
+        shard.unlink()
+        assert pool.chains() == []
+        assert list(pool.scan("chains")) == []
+        (note,) = pool.notes
+        assert f"{shard} is missing: its {len(chains)} rows" in note
+
+
+def test_files_that_are_not_the_pools_are_left_alone(tmp_path):
+    chains = full(tmp_path)
+    shard = next(tmp_path.rglob("chains-*.parquet"))
+    strange = [
+        shard.with_name("chains-copy-of.parquet"),
+        shard.with_name(f"{shard.stem} (copy).parquet"),
+        tmp_path / "pool" / "wal" / "notes.wal",
+        tmp_path / "pool" / "wal" / "rows.jsonl",
+    ]
+    for path in strange:
+        path.write_bytes(shard.read_bytes())
+    with Pool.open(tmp_path) as pool:
+        assert pool.chains() == chains
+        assert not pool.notes
+        pool.append([chain(index=9)])
+    assert len(Pool.open(tmp_path, read_only=True).keys()) == len(chains) + 1
+    assert all(path.exists() for path in strange)
+    report = check(tmp_path, repair=True)
+    assert report.whole
+    assert sorted(r for r in report.remarks if "no file of the pool" in r) == sorted(
+        f"{path} is no file of the pool: it is not read." for path in strange
+    )
+
+
+@pytest.mark.parametrize(
+    "row", [{"segment": 3}, [], "x", {"rows": {}}, {"segment": "1-a", "rows": 3, "groups": []}]
+)
+def test_a_line_of_the_manifest_that_this_version_does_not_know_is_passed_over(tmp_path, row):
+    chains = full(tmp_path)
+    manifest = tmp_path / "pool" / "manifest.jsonl"
+    with manifest.open("ab") as f:
+        f.write(frame_row(row))
+    with Pool.open(tmp_path) as pool:
+        assert pool.chains() == chains
+        (note,) = pool.notes
+        assert f"{manifest}: passed over a line" in note
+        pool.append([chain(index=9)])
+    assert check(tmp_path).damage == [note]
+    manifest.write_bytes(frame_row(row))
+    with Pool.open(tmp_path) as pool:
+        assert len(pool.chains()) == len(chains) + 1
+        assert sum("had lost the shards" in n for n in pool.notes) == 2
+
+
+def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
+    """Names are times of birth, and the later row wins: a new segment is younger than all that are there."""
+    now = [10**18]
+    monkeypatch.setattr("reasoning.pool.folder.time.time_ns", lambda: now[0])
+    for text in ("one", "two", "three"):
+        with Pool.open(tmp_path) as pool, Pool.open(tmp_path) as beside:
+            pool.add_problems(PROBLEMS)
+            pool.append([chain(text="stale")])
+            now[0] -= 10**16
+            beside.refresh()
+            beside.append([chain(text=text)])
+        now[0] -= 10**16
+        assert [c.text for c in Pool.open(tmp_path, read_only=True).chains()] == [text]
+
+
+def test_a_pool_that_lost_its_format_file_says_so(tmp_path):
+    chains = full(tmp_path)
+    (tmp_path / "pool" / "pool.json").unlink()
+    with pytest.raises(PoolError, match=r'pool\.json is missing.*write \{"format": 2\} there'):
+        Pool.open(tmp_path, read_only=True)
+    with Pool.open(tmp_path) as pool:
+        assert pool.chains() == chains
+    assert len(Pool.open(tmp_path, read_only=True)) == len(chains)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+def test_a_disk_that_fills_up_while_sealing(tmp_path):
+    def mount(*options: str) -> bool:
+        return not subprocess.run(["mount", *options, tmp_path], capture_output=True).returncode
+
+    if not mount("-t", "tmpfs", "-o", "size=600k", "none"):
+        pytest.skip("mount is not permitted here")
+    try:
+        rng = random.Random(0)
+        pool = Pool.open(tmp_path, segment_bytes=150_000)
+        pool.add_problems(PROBLEMS)
+        acknowledged = []
+
+        def fill() -> None:
+            for i in range(10_000):
+                made = chain(index=i, text="".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=2000)))
+                pool.append([made])
+                acknowledged.append(made)
+
+        with pytest.raises(PoolError, match="disk is full"):
+            fill()
+        assert pool.chains() == acknowledged
+        pool.close()
+        assert any("not sealed yet" in n for n in pool.notes)
+        for read_only in (True, False):
+            with Pool.open(tmp_path, read_only=read_only) as again:
+                assert again.chains() == acknowledged
+        assert mount("-o", "remount,size=8m")
+        with Pool.open(tmp_path) as again:
+            assert again.chains() == acknowledged
+            assert not again.notes
+        assert not list((tmp_path / "pool" / "wal").iterdir())
+        assert check(tmp_path).whole
+        assert mount("-o", "remount,ro")
+        assert Pool.open(tmp_path, read_only=True).chains() == acknowledged
+        with Pool.open(tmp_path) as again, pytest.raises(PoolError, match="Read-only file system"):
+            again.append([chain(index=10_001)])
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
