@@ -134,7 +134,7 @@ def groups(rows: pa.RecordBatch | pa.Table) -> Counter[Group]:
     found: Counter[Group] = Counter()
     for batch in [rows] if isinstance(rows, pa.RecordBatch) else rows.to_batches():
         models, samplings = batch["model"], batch["sampling"]
-        roots = pc.call_function("equal", [batch["parent"], pa.scalar("")]).to_numpy(zero_copy_only=False)
+        roots = np.array([not parent for parent in batch["parent"].to_pylist()], bool)
         if len(models.dictionary) == len(samplings.dictionary) == 1:
             if count := int(roots.sum()):
                 found[models.dictionary[0].as_py(), samplings.dictionary[0].as_py()] += count
