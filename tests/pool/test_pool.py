@@ -643,7 +643,7 @@ def test_a_disk_that_fills_up_while_sealing(tmp_path):
         with contextlib.suppress(PoolError):
             pool.append([chain(index=10_000)])
             acknowledged.append(chain(index=10_000))
-        with (tmp_path / "else").open("wb", buffering=0) as other, pytest.raises(OSError, match="No space"):
+        with (tmp_path / "else").open("wb", buffering=0) as other, contextlib.suppress(OSError):
             while True:
                 other.write(bytes(4096))
         pool.close()
