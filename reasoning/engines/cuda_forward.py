@@ -140,7 +140,8 @@ class CudaForward(LlamaForward):
             self._decode(count)  # compiles the kernels and lets the libraries set themselves up
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Another thread may be learning meanwhile: only this one must keep from what cannot be captured.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._decode(count)
         return graph
 
