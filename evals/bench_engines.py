@@ -90,7 +90,7 @@ WORKS = {
     "fixed8": Work("demo", Case("fixed, groups of 8, 512 rows", 64, 8, 512, 50, ())),
     "large": Work("100M", Case("100 M, fixed, groups of 8, 64 rows", 8, 8, 64, 32, ())),
     "gpu-fixed": Work("0.6B", Case("0.6 B, fixed 128 tokens, groups of 16, 256 rows", 16, 16, 256, 128, ())),
-    "gpu-ragged": Work("0.6B", Case("0.6 B, ragged, groups of 16, 256 rows", 64, 16, 256, 256, MANY_ENDS)),
+    "gpu-ragged": Work("0.6B", Case("0.6 B, ragged, groups of 16, 256 rows", 32, 16, 256, 256, MANY_ENDS)),
 }
 
 
