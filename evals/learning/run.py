@@ -1,0 +1,147 @@
+"""One cold start and one run of the comparison, by the toolkit's own `train`, `sample` and `verify`.
+
+A run is stopped by its budget at each leg's end, evaluated on held-out problems outside that budget, and goes on with
+a larger one. Whatever was finished when it was killed is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.learning.demonstrations import write_demonstrations
+from evals.learning.settings import (
+    CHAINS,
+    COLD,
+    COMMON,
+    LEGS,
+    ON_THE_WAY,
+    PROBLEMS,
+    Preset,
+    TaskSetting,
+)
+from reasoning.budget import Ledger
+from reasoning.engines import open_engine
+from reasoning.pool import Pool
+from reasoning.records import Sampling
+from reasoning.runfile import versions
+from reasoning.sampling import sample, verify
+from reasoning.select import groups
+from reasoning.tasks import load_problems, verifier_of
+from reasoning.train.loop import train
+from reasoning.train.options import TrainOptions
+from verifiers import open_verifier
+
+
+def cold_start(out: Path, task: TaskSetting, seed: int) -> Path:
+    """Folder of the model that every preset of this task and seed begins from."""
+    run = out / "base" / f"{task.label}-{seed}"
+    count = task.sft_steps * COLD["problems_per_step"]
+    options: dict[str, Any] = {"task": f"{task.name}:train", "demonstrations": task.demonstrations}
+    if task.name.startswith("gym:"):
+        rows = run.parent / f"{task.label}-{seed}.jsonl"
+        if not rows.is_file():
+            rows.parent.mkdir(parents=True, exist_ok=True)
+            write_demonstrations(task.spec("train", min(count, task.shown)), rows, seed)
+        options = {"demonstrations": str(rows)}
+    options |= {**COLD, "model": task.model, "steps": task.sft_steps, "seed": seed, "run": str(run)}
+    train(TrainOptions(**options, max_new_tokens=task.max_new_tokens))
+    return run / "model"
+
+
+def measured(model: Path, pool: Path, task: TaskSetting, split: str, n: int) -> list[float]:
+    """Share of right chains of each of the ``n`` held-out problems, in their order."""
+    spec = task.spec(split, n)
+    problems = load_problems(spec)
+    sampling = Sampling(max_new_tokens=task.max_new_tokens, seed=1)
+    engine, verifier = open_engine(f"transformers:{model}:device=cpu"), open_verifier(verifier_of(spec))
+    with Pool.open(pool) as records:
+        sample(problems, engine, records, n=CHAINS, sampling=sampling, phase="evaluate")
+        verify(records, verifier, model=engine.model, sampling=sampling, phase="evaluate")
+        found = groups(records, engine.model, sampling, oracle=verifier.name)
+    rates = {g.problem_id: float(np.mean(g.correct)) for g in found}
+    return [rates[p.id] for p in problems]
+
+
+def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: str) -> dict[str, Any]:
+    """The finished run's record (also in ``out/results``)."""
+    name = f"{task.label}.{preset.name}.{seed}"
+    result = out / "results" / f"{name}.json"
+    if result.is_file():
+        return json.loads(result.read_text())
+    started, run = time.process_time(), out / "runs" / name
+    base = cold_start(out, task, seed)
+    before = measured(base, run.parent / f"{task.label}.{seed}.before", task, split, PROBLEMS)
+    options: dict[str, Any] = {
+        **COMMON,
+        **preset.options,
+        "objective": preset.name,
+        "model": str(base),
+        "run": str(run),
+        "task": task.spec("train", task.train),
+        "max_new_tokens": task.max_new_tokens,
+        "seed": seed,
+    }
+    drawn = 0.0
+    if preset.pairs:
+        drawn = draw_pairs(run / "pairs", base, task, preset, seed)
+        del options["chains_per_problem"]
+        options |= {"preferences": f"pool:{run / 'pairs'}", "task": ""}
+        options["verifier"] = verifier_of(task.spec("train", 1))
+    points, after = [], before
+    for leg in range(1, LEGS + 1):
+        left = task.flops * leg / LEGS - drawn
+        if left <= 0.05 * task.flops:
+            continue
+        trained = train(TrainOptions(**options, budget=f"flops={left:.6g}", device="cpu"))
+        n = PROBLEMS if leg == LEGS else ON_THE_WAY
+        after = measured(trained.folder, run / "eval", task, split, n)
+        points.append(
+            {
+                "flops": drawn + Ledger(path=run, read_only=True).spent.cost.flops,
+                "steps": trained.summary["steps"],
+                "stopped": trained.summary["stopped"],
+                "accuracy": float(np.mean(after)),
+                "same_problems_before": float(np.mean(before[:n])),
+                "problems": n,
+            }
+        )
+    record = {
+        "task": task.label,
+        "preset": preset.name,
+        "seed": seed,
+        "split": split,
+        "chains": CHAINS,
+        "budget": task.flops,
+        "before": before,
+        "after": after,
+        "points": points,
+        "cpu_seconds": time.process_time() - started,
+        "versions": versions(),
+    }
+    result.parent.mkdir(parents=True, exist_ok=True)
+    partial = result.with_suffix(".partial")
+    partial.write_text(json.dumps(record))
+    partial.replace(result)
+    return record
+
+
+def draw_pairs(run: Path, base: Path, task: TaskSetting, preset: Preset, seed: int) -> float:
+    """Chains of the base, judged, to make pairs of; FLOPs that they took, about ``preset.pairs`` of the budget."""
+    n = preset.options["chains_per_problem"]
+    spec = task.spec("train", task.train)
+    problems, verifier = load_problems(spec), open_verifier(verifier_of(spec))
+    engine = open_engine(f"transformers:{base}:device=cpu")
+    sampling = Sampling(max_new_tokens=task.max_new_tokens, seed=seed)
+    with Pool.open(run) as records:
+        ledger = Ledger(path=run)
+        for at in range(0, len(problems), 16):
+            if ledger.spent.cost.flops >= preset.pairs * task.flops:
+                break
+            sample(problems[at : at + 16], engine, records, ledger, n=n, sampling=sampling, phase="train")
+        verify(records, verifier, ledger=ledger, phase="train")
+        return ledger.spent.cost.flops
