@@ -13,21 +13,13 @@ killed goes on from its last leg. Tasks of reasoning-gym need the extra "gym".
 from __future__ import annotations
 
 import argparse
-import os
 import tarfile
 import time
-import traceback
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from evals.learning.settings import PRESETS, TASKS
 from evals.learning.table import markdown, read
-
-os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by the workers, before torch loads
+from evals.learning.workers import Workers, cold, preset
 
 
 def main() -> int:
@@ -44,7 +36,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="runs side by side, a thread each")
     parser.add_argument("--seconds", type=float, help="begin no further run after so many seconds")
     parser.add_argument("--archive", type=Path, help="pack the results into this .tar.gz at the end")
-    parser.add_argument("--table", action="store_true", help="only print the table of the results that are there")
+    parser.add_argument(
+        "--table", action="store_true", help="only print the table of the results that are there"
+    )
     arguments = parser.parse_args()
     out = arguments.out / arguments.split
     failed = 0
@@ -62,61 +56,12 @@ def _run_all(arguments: argparse.Namespace, out: Path) -> int:
     """How many runs failed; a failure is printed and leaves the others alone."""
     ends = time.monotonic() + arguments.seconds if arguments.seconds else float("inf")
     grid = [(s, t) for s in arguments.seeds for t in arguments.tasks]
-    starts = [(f"{t} {s}: cold start", _cold, (out, t, s)) for s, t in grid]
+    starts = [(f"{t} {s}: cold start", cold, (out, t, s)) for s, t in grid]
     runs = [
-        (f"{t} {s}: {p}", _preset, (out, t, p, s, arguments.split))
-        for s, t in grid
-        for p in arguments.presets
+        (f"{t} {s}: {p}", preset, (out, t, p, s, arguments.split)) for s, t in grid for p in arguments.presets
     ]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=_one_thread) as workers:
-        return _all_of(workers, starts, ends, arguments.workers) + _all_of(
-            workers, runs, ends, arguments.workers
-        )
-
-
-Job = tuple[str, Callable[..., str], tuple[Any, ...]]
-
-
-def _all_of(workers: ProcessPoolExecutor, jobs: Iterable[Job], ends: float, side_by_side: int) -> int:
-    failed, running, waiting = 0, dict[Future[str], str](), list(jobs)
-    while running or (waiting and time.monotonic() < ends):
-        while waiting and len(running) < side_by_side and time.monotonic() < ends:
-            label, function, given = waiting.pop(0)
-            running[workers.submit(function, *given)] = label
-        for done in wait(running, return_when=FIRST_COMPLETED).done:
-            label = running.pop(done)
-            error = done.exception()
-            if error is None:
-                print(f"{label}  {done.result()}", flush=True)
-            else:
-                failed += 1
-                print(f"{label}  FAILED", *traceback.format_exception(error)[-3:], sep="\n", flush=True)
-    if waiting:
-        print(f"{len(waiting)} not begun in time; the same command goes on.", flush=True)
-    return failed
-
-
-def _one_thread() -> None:
-    import torch
-    from transformers.utils import logging
-
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-
-
-def _cold(out: Path, task: str, seed: int) -> str:
-    from evals.learning.run import cold_start
-
-    return str(cold_start(out, TASKS[task], seed))
-
-
-def _preset(out: Path, task: str, preset: str, seed: int, split: str) -> str:
-    from evals.learning.run import run_preset
-
-    record = run_preset(out, TASKS[task], PRESETS[preset], seed, split)
-    before, after = (100 * sum(record[k]) / len(record[k]) for k in ("before", "after"))
-    return f"{before:.1f} -> {after:.1f}  {record['cpu_seconds']:.0f} CPU s"
+    with Workers(arguments.workers) as workers:
+        return workers.do(starts, ends) + workers.do(runs, ends)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from reasoning.statistics import Paired, paired
 Record = dict[str, Any]
 
 
-def read(folder: Path, tasks: Collection[str], presets: Collection[str], seeds: Collection[int]) -> list[Record]:
+def read(
+    folder: Path, tasks: Collection[str], presets: Collection[str], seeds: Collection[int]
+) -> list[Record]:
     """The finished runs, by task and preset in the order given, then by seed."""
     found = []
     for task in tasks:
