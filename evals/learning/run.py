@@ -26,6 +26,7 @@ from evals.learning.settings import (
 )
 from reasoning.budget import Ledger
 from reasoning.engines import open_engine
+from reasoning.errors import BudgetError
 from reasoning.pool import Pool
 from reasoning.records import Sampling
 from reasoning.runfile import versions
@@ -95,9 +96,14 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
     points, after = [], before
     for leg in range(1, LEGS + 1):
         left = task.flops * leg / LEGS - drawn
-        if left <= 0.05 * task.flops:
+        if left <= 0:
             continue
-        trained = train(TrainOptions(**options, budget=f"flops={left:.6g}", device="cpu"))
+        try:
+            trained = train(TrainOptions(**options, budget=f"flops={left:.6g}", device="cpu"))
+        except BudgetError:
+            if leg == LEGS:
+                raise
+            continue  # a step may take more than this leg has; the next one has more
         n = PROBLEMS if leg == LEGS else ON_THE_WAY
         after = measured(trained.folder, run / "eval", task, split, n)
         points.append(
