@@ -1,4 +1,4 @@
-"""The tasks, the presets and every number of the comparison. Chosen on the dev split; the table is of the test one."""
+"""The tasks, the presets and every number of the comparison. Chosen on the dev split; the table shows test problems."""
 
 from __future__ import annotations
 
