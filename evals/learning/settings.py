@@ -1,4 +1,4 @@
-"""The tasks, the presets and every number of the comparison. Chosen on the dev split; the table shows test problems."""
+"""The tasks, the presets and every number of the comparison, chosen on the dev split. The table is of another one."""
 
 from __future__ import annotations
 
