@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from reasoning.durable import cannot_write, fsync_folder, try_lock
 from reasoning.errors import PoolError
 from reasoning.pool import keyindex, shards, wal
-from reasoning.pool.columns import COST_FIELDS, IDENTITY, SCHEMAS, key_numbers
+from reasoning.pool.columns import COST_FIELDS, IDENTITY, SCHEMAS, is_key
 from reasoning.pool.folder import Folder, Sealed, find_folder, fsync_file
 from reasoning.pool.segment import Segment, groups
 from reasoning.pool.store import Pool
@@ -270,13 +270,5 @@ def _missing(missing: Callable[[list[str]], list[str]], keys: list[str]) -> list
     try:
         return missing(keys)
     except ValueError:
-        good = [k for k in keys if _is_key(k)]
+        good = [k for k in keys if is_key(k)]
         return [*missing(good), *(set(keys) - set(good))]
-
-
-def _is_key(text: str) -> bool:
-    try:
-        key_numbers([text])
-    except ValueError:
-        return False
-    return True

@@ -359,5 +359,9 @@ def key_numbers(keys: Sequence[str]) -> np.ndarray:
     if not set(map(len, keys)) - {32} and _HEX.fullmatch(joined := "".join(keys)):
         pairs = np.frombuffer(bytes.fromhex(joined), ">u8").reshape(-1, 2)
         return np.ascontiguousarray(pairs.T.astype(np.uint64))
-    bad = next(k for k in keys if len(k) != 32 or not _HEX.fullmatch(k))
+    bad = next(k for k in keys if not is_key(k))
     raise ValueError(f"a chain's key has 32 hex digits (see chain_key), not {bad!r}")
+
+
+def is_key(text: str) -> bool:
+    return len(text) == 32 and _HEX.fullmatch(text) is not None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from reasoning.errors import UserError
+from reasoning.pool.columns import is_key, key_numbers
+from reasoning.pool.keyindex import Part, in_order
 from reasoning.pool.store import Pool
 
 
@@ -49,13 +53,40 @@ def _add(pool: Pool, target: Pool) -> Counter[str]:
         target.add_tables({"chains": part.filter(pa.array([k in missing for k in keys], pa.bool_()))})
         added["chains"] += len(missing)
     oracles = target.verifiers()
-    judged = {name: set(target.verdicts(name)) for name in pool.verifiers() if name in oracles}
+    judged = _judged(target)
     for part in pool.scan("verdicts"):
-        pairs = zip(part["verifier"].to_pylist(), part["key"].to_pylist(), strict=True)
-        new = [key not in judged.get(name, ()) for name, key in pairs]
-        target.add_tables({"verdicts": part.filter(pa.array(new, pa.bool_()))})
-        added["verdicts"] += sum(new)
+        names, keys = part["verifier"].to_pylist(), part["key"].to_pylist()
+        new = np.ones(len(keys), bool)
+        for name in judged.keys() & set(names):
+            of = np.array([n == name for n in names])
+            new[of] = ~judged[name].contains(
+                _digests([k for k, is_of in zip(keys, of, strict=True) if is_of])
+            )
+        target.add_tables({"verdicts": part.filter(pa.array(new))})
+        added["verdicts"] += int(new.sum())
     for name, oracle in pool.verifiers().items():
         if oracles.get(name) != (oracle or oracles.get(name, False)):
             target.add_verdicts(name, {}, oracle=oracle or oracles.get(name, False))
     return added
+
+
+def _judged(pool: Pool) -> dict[str, Part]:
+    """Verifier -> the chains that it has judged, at 16 bytes each."""
+    found: dict[str, list[np.ndarray]] = {}
+    for part in pool.scan("verdicts", ["verifier", "key"]):
+        keys: dict[str, list[str]] = {}
+        for name, key in zip(part["verifier"].to_pylist(), part["key"].to_pylist(), strict=True):
+            keys.setdefault(name, []).append(key)
+        for name, its in keys.items():
+            found.setdefault(name, []).append(_digests(its))
+    parts = {name: in_order(np.concatenate(numbers, axis=1)) for name, numbers in found.items()}
+    return {name: Part(None, frozenset(), *numbers) for name, numbers in parts.items()}
+
+
+def _digests(keys: Sequence[str]) -> np.ndarray:
+    """As `key_numbers`; also of what is no chain's key, which a verdict may name."""
+    try:
+        return key_numbers(keys)
+    except ValueError:
+        odd = [blake2b(k.encode(), digest_size=16).hexdigest() for k in keys]
+        return key_numbers([k if is_key(k) else o for k, o in zip(keys, odd, strict=True)])

@@ -353,7 +353,8 @@ class Pool:
 
     def summary(self) -> dict[str, Any]:
         """Counts for a person: chains, problems, models, samplings, verdicts by verifier, bytes on disk."""
-        verdicts = {name: scan.count_verdicts(self._all(), name) for name in self.verifiers()}
+        judged = scan.count_verdicts(self._all())
+        verdicts = {name: judged[name] for name in self.verifiers()}
         files = [p for p in self.path.rglob("*") if p.is_file()]
         return {
             "path": str(self.path),

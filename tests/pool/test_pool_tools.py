@@ -130,6 +130,26 @@ def test_merging_is_by_key_and_twice_is_once(tmp_path):
         merge([tmp_path / "a"], tmp_path / "a")
 
 
+def test_merging_verdicts_whose_key_is_no_chains(tmp_path):
+    for name, keys in (("a", ["odd", "0" * 32, "e" * 31]), ("b", ["ödd", "odd", "0" * 32, "1" * 32])):
+        with Pool.open(tmp_path / name) as pool:
+            pool.add_verdicts("math", {k: Verdict(1.0, name) for k in keys}, oracle=True)
+            pool.add_verdicts(name, {"odd": Verdict(0.0)}, oracle=False)
+            pool.seal()
+            pool.add_verdicts("math", {"odd": Verdict(0.5, name)})
+    assert merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")["verdicts"] == 3 + 1 + 2 + 1
+    with Pool.open(tmp_path / "c", read_only=True) as pool:
+        assert pool.verdicts("math") == {
+            "odd": Verdict(0.5, "a"),
+            "0" * 32: Verdict(1.0, "a"),
+            "e" * 31: Verdict(1.0, "a"),
+            "ödd": Verdict(1.0, "b"),
+            "1" * 32: Verdict(1.0, "b"),
+        }
+        assert pool.summary()["verdicts"] == {"math": 5, "a": 1, "b": 1}
+    assert not +merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+
+
 def test_sql_sees_what_python_sees_and_nothing_else(tmp_path):
     pytest.importorskip("duckdb")
     (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
