@@ -7,6 +7,7 @@ server tells its usage.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class PromptTokens:
         self._asks_server = dialect.tokenizes
         self._extra = {key: value for key, value in (extra or {}).items() if key in _TEMPLATE_FIELDS}
         self._known: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._asking: dict[str, asyncio.Lock] = {}
 
     @property
     def knows_ids(self) -> bool:
@@ -118,20 +120,29 @@ class PromptTokens:
         # A problem's id stands for its conversation; a bare text has none.
         key = problem.id or f" {problem.prompt}"
         if key not in self._known:
-            try:
-                found = await self._ask_server(problem)
-            except Failure as failure:
-                if failure.status in (404, 405, 501):
-                    self._asks_server = False
-                return None
-            if found is None:
-                return None
-            self._known[key] = found
-            if len(self._known) > _MOST_KEPT:
-                self._known.popitem(last=False)
+            # The chains of a problem start together: one of them asks, and the others have its answer.
+            async with self._asking.setdefault(key, asyncio.Lock()):
+                if key not in self._known:
+                    await self._learn_ids(key, problem)
+            self._asking.pop(key, None)
         else:
             self._known.move_to_end(key)
         return self._known.get(key)
+
+    async def _learn_ids(self, key: str, problem: Problem) -> None:
+        """Have the server tokenize, where it does."""
+        if not self._asks_server:
+            return
+        try:
+            found = await self._ask_server(problem)
+        except Failure as failure:
+            if failure.status in (404, 405, 501):
+                self._asks_server = False
+            return
+        if found is not None:
+            self._known[key] = found
+            if len(self._known) > _MOST_KEPT:
+                self._known.popitem(last=False)
 
     async def _ask_server(self, problem: Problem) -> tuple[int, ...] | None:
         address = f"{self.server.root}/tokenize"

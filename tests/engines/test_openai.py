@@ -331,6 +331,21 @@ def test_the_server_counts_the_prompt_where_it_can(fake, opened):
     assert chain.parent == "p"
 
 
+def test_chains_that_start_together_have_their_prompt_counted_once(fake, opened):
+    fake.owner = "vllm"
+    counted = []
+
+    def tokenize(asked):
+        counted.append(asked.body)
+        time.sleep(0.2)  # all of them ask before the answer is there
+        return {"tokens": [1, 2, 3]}
+
+    fake.others["/tokenize"] = tokenize
+    chains = list(opened(fake).generate([Draw(Problem.make("a b c", None), PLAIN, tuple(range(8)))]))
+    assert len(chains) == 8
+    assert len(counted) == 1
+
+
 def test_llama_cpp_counts_in_two_steps(fake, opened):
     fake.owner = "llamacpp"
     fake.others["/apply-template"] = lambda asked: {"prompt": f"<u>{asked.body['messages'][0]['content']}<a>"}
