@@ -95,7 +95,8 @@ class PromptTokens:
         if room < 1:
             raise UserError(
                 f"The prompt of problem {draw.problem.id} has {shown.most} tokens; {self.name} at "
-                f"{self.server.base_url} reads at most {self.context}, the answer included."
+                f"{self.server.base_url} reads at most {self.context}, the answer included. "
+                "Leave that problem out, or shorten its prompt (few-shot examples and system prompt count)."
             )
         return min(most, room)
 

@@ -96,7 +96,8 @@ class Tokens:
         if room < 1:
             raise UserError(
                 f"The prompt of problem {draw.problem.id} has {len(shown)} tokens; "
-                f"{self.name} reads at most {self.limit}, the answer included."
+                f"{self.name} reads at most {self.limit}, the answer included. "
+                "Leave that problem out, or shorten its prompt (few-shot examples and system prompt count)."
             )
         return min(draw.sampling.max_new_tokens, room)
 
