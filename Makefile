@@ -33,7 +33,7 @@ system:
 test: $(VENV)/.installed system  ## the test suite: offline, on a CPU
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed system  ## the tests that `make test` leaves out: whole demo, FLOPs of every architecture
+test-slow: $(VENV)/.installed system  ## the tests that `make test` leaves out: whole demo, Ray on several hosts, FLOPs of every architecture
 	$(BIN)/python -m pytest -m slow
 
 # The CPU build of vLLM wants torch's CPU build and, through packages that only images and sound need, CUDA builds
