@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from reasoning.engines.choose import Rules, choose, uniforms
 from reasoning.engines.forward import MIN_ROWS, Forward, Prompt, padded
-from reasoning.engines.shared import generations
 from reasoning.errors import EngineError
 from reasoning.records import Sampling
 
@@ -149,8 +148,6 @@ class Batch:
             self.rows = 0
             return finished
         tokens = self._compact(tokens)
-        if self.store.keeps_order:
-            self._arrange(tokens)
         rows = self.rows
         self.logits = self.forward.step(self.store, tokens, slots.length[:rows])
         slots.length[:rows] += slots.alive[:rows]
@@ -183,14 +180,6 @@ class Batch:
         self.rows = kept
         self._set_rules()
         return tokens[:kept]
-
-    def _arrange(self, tokens: NDArray[np.int64]) -> None:
-        """Bring rows of one generation together, the oldest first. A row moves when it comes of age."""
-        ages = generations(self.slots.count[: self.rows] * self.slots.alive[: self.rows])
-        misplaced = np.flatnonzero(ages != np.sort(ages)[::-1])
-        if len(misplaced):
-            self._move(misplaced[np.argsort(-ages[misplaced], kind="stable")], misplaced, tokens)
-            self._set_rules()
 
     def _move(self, source: NDArray[np.int64], target: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
         self.store.move(source, target)

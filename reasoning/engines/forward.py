@@ -52,12 +52,7 @@ class Prompt:
 
 
 class Store(Protocol):
-    """What the rows of a batch remember.
-
-    keeps_order: True if rows should be kept in order of age, oldest generation first (see shared.py).
-    """
-
-    keeps_order: bool
+    """What the rows of a batch remember."""
 
     def admit(self, slots: NDArray[np.int64], prompt: Prompt) -> None:
         """Let rows ``slots`` (n,) start from ``prompt``."""
@@ -126,8 +121,6 @@ class KeyValues:
 
     Grows along the positions as they are needed, never past ``longest``.
     """
-
-    keeps_order = False
 
     def __init__(self, rows: int, longest: int, block: int):
         self.rows, self.block = rows, block
@@ -294,8 +287,6 @@ class CachedForward:
 
 class _Sequences:
     """The ids of every row, (rows, positions): all that `WholeForward` remembers."""
-
-    keeps_order = False
 
     def __init__(self, rows: int, longest: int, device: torch.device):
         self.ids = torch.zeros(rows, longest, dtype=torch.long, device=device)

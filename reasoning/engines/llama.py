@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reasoning.engines.forward import Prompt, buckets, on_device, padded, rectangle
+from reasoning.engines.products import Weights, added, linear, onednn, packed
 from reasoning.engines.shared import SharedKeyValues
 
-FUSED_BYTES = 256 << 20
+FUSED_BYTES = 512 << 20
 _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _FIXED_ROPE = {"default", "linear", "llama3", "yarn"}  # tables that do not change with the sequence's length
 
@@ -33,10 +34,10 @@ _FIXED_ROPE = {"default", "linear", "llama3", "yarn"}  # tables that do not chan
 class _Layer:
     """Weights of a layer. Lists hold one fused matrix, or the separate ones. A norm of None is folded in."""
 
-    qkv: list[tuple[Tensor, Tensor | None]]
-    out: tuple[Tensor, Tensor | None]
-    gate_up: list[tuple[Tensor, Tensor | None]]
-    down: tuple[Tensor, Tensor | None]
+    qkv: list[Weights]
+    out: Weights
+    gate_up: list[Weights]
+    down: Weights
     norm_in: Tensor | None
     norm_post: Tensor | None
     qk_norm: Tensor | None  # (heads + kv_heads, d): weights of the query and key norms
@@ -89,9 +90,11 @@ class LlamaForward:
         parameter = module.lm_head.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.manual_norm = self.device.type == "cpu" and self.dtype == torch.float32
+        self.embedding = base.embed_tokens.weight.detach()
         fuse = sum(p.numel() * p.element_size() for p in module.parameters()) <= self.fused_bytes
         fold = self.dtype == torch.float32  # in fewer bits the rounding would differ from the module's
-        self.embedding = base.embed_tokens.weight.detach()
+        kept = packed if fuse and onednn(self.device, self.dtype) else _as_it_is
+        self.tiny = self.embedding.new_full((1,), self.eps)
         self.layers = []
         for layer in base.layers:
             attention, mlp = layer.self_attn, layer.mlp
@@ -99,41 +102,40 @@ class LlamaForward:
                 layer.input_layernorm.weight.detach(),
                 layer.post_attention_layernorm.weight.detach(),
             )
-            qkv = [_linear(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
-            gate_up = [_linear(part) for part in (mlp.gate_proj, mlp.up_proj)]
+            qkv = [_weights(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            gate_up = [_weights(part) for part in (mlp.gate_proj, mlp.up_proj)]
             qk_norm = None
             if hasattr(attention, "q_norm"):
                 weights = [attention.q_norm.weight.detach()] * self.heads
                 weights += [attention.k_norm.weight.detach()] * self.kv_heads
                 qk_norm = torch.stack(weights)
             if fuse:
-                qkv, gate_up = (
-                    [_fused(qkv, norm_in if fold else None)],
-                    [_fused(gate_up, norm_post if fold else None)],
-                )
+                qkv = [kept(_fused(qkv, norm_in if fold else None))]
+                gate_up = [kept(_fused(gate_up, norm_post if fold else None))]
                 if fold:
                     norm_in = norm_post = None
             self.layers.append(
                 _Layer(
                     qkv,
-                    _linear(attention.o_proj),
+                    kept(_weights(attention.o_proj)),
                     gate_up,
-                    _linear(mlp.down_proj),
+                    kept(_weights(mlp.down_proj)),
                     norm_in,
                     norm_post,
                     qk_norm,
                 )
             )
         self.final_norm: Tensor | None = base.norm.weight.detach()
-        self.head = _linear(module.lm_head)
+        self.head = _weights(module.lm_head)
         if fuse and fold:
             self.head = _fused([self.head], self.final_norm)
             self.final_norm = None
+        self.head = kept(self.head)
         self.cos = self.sin = self.embedding.new_zeros(0, 1, self.head_dim)
 
     def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> SharedKeyValues:
         like = [self.embedding.new_zeros(0, self.head_dim) for _ in self.layers]
-        return SharedKeyValues(rows, new_tokens, self.kv_heads, like)
+        return SharedKeyValues(rows, prompt_tokens + new_tokens, self.kv_heads, self.heads, like)
 
     def bytes_per_token(self) -> int:
         return len(self.layers) * 2 * self.kv_heads * self.head_dim * self.embedding.element_size()
@@ -152,24 +154,22 @@ class LlamaForward:
         if not self.manual_norm:
             return F.rms_norm(x, x.shape[-1:], weight, self.eps)
         r = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        r.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
+        r = torch.addcmul(self.tiny, r, r, value=1 / x.shape[-1]).rsqrt_()
         return x * r if weight is None else (x * r).mul_(weight)
 
-    def _rotated(self, x: Tensor, layer: _Layer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (M, heads, d), keys and values (M, H, d) of hidden states ``x`` (M, hidden)."""
+    def _rotated(self, x: Tensor, layer: _Layer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and then keys (M, heads + H, d), and values (M, H, d), of hidden states ``x`` (M, hidden)."""
         flat = _apply(layer.qkv, self._norm(x, layer.norm_in)).view(len(x), -1, self.head_dim)
         both, values = flat[:, : self.heads + self.kv_heads], flat[:, self.heads + self.kv_heads :]
         if layer.qk_norm is not None:
-            both = self._norm(both, None)
-            both = both * layer.qk_norm
+            both = self._norm(both, None).mul_(layer.qk_norm)
         turned = both.roll(self.head_dim // 2, -1)
-        both = torch.addcmul(both * cos, turned, sin)
-        return both[:, : self.heads], both[:, self.heads :], values
+        return torch.addcmul(both * cos, turned, sin), values
 
     def _after(self, x: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
-        x = _added(x, attended, layer.out)
+        x = added(x, attended, layer.out)
         gate, up = _halves(layer.gate_up, self._norm(x, layer.norm_post))
-        return _added(x, F.silu(gate).mul_(up), layer.down)
+        return added(x, F.silu(gate).mul_(up), layer.down)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
         out: dict[int, Prompt] = {}
@@ -181,10 +181,11 @@ class LlamaForward:
             x = self.embedding[ids.view(-1)]
             state = []
             for layer in self.layers:
-                q, k, v = (
+                both, v = (
                     part.view(count, length, -1, self.head_dim).transpose(1, 2)
                     for part in self._rotated(x, layer, cos, sin)
                 )
+                q, k = both[:, : self.heads], both[:, self.heads :]
                 attended = F.scaled_dot_product_attention(
                     q, k, v, is_causal=True, scale=self.scale, enable_gqa=self.heads != self.kv_heads
                 )
@@ -193,33 +194,34 @@ class LlamaForward:
             ends = [row * length + len(prompts[i]) - 1 for row, i in enumerate(members)]
             ends += [0] * (padded(count) - count)
             last = self._norm(x[torch.tensor(ends, device=self.device)], self.final_norm)
-            logits = F.linear(last, *self.head)
+            logits = linear(last, self.head)
             for row, i in enumerate(members):
                 end = len(prompts[i])
                 out[i] = Prompt(logits[row], [(k[row, :, :end], v[row, :, :end]) for k, v in state])
         return [out[i] for i in range(len(prompts))]
 
     def step(self, store: SharedKeyValues, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
-        rows = len(tokens)
-        # Attention is computed for each row by itself, so only the products over rows need padding.
-        extra = padded(rows) - rows
+        rows, total = len(tokens), padded(len(tokens))
         self._tables(int(lengths.max()) + 1)
-        store.begin(lengths)
-        known = on_device(lengths, rows + extra, self.device)
+        store.begin(lengths, total)
+        known = on_device(lengths, total, self.device)
         cos, sin = self.cos.index_select(0, known), self.sin.index_select(0, known)
-        x = self.embedding.index_select(0, on_device(tokens, rows + extra, self.device))
+        x = self.embedding.index_select(0, on_device(tokens, total, self.device))
         for index, layer in enumerate(self.layers):
-            q, k, v = self._rotated(x, layer, cos, sin)
-            attended = store.attend(index, q[:rows], k[:rows], v[:rows], self.scale)
-            x = self._after(x, F.pad(attended, (0, 0, 0, extra)) if extra else attended, layer)
-        return F.linear(self._norm(x, self.final_norm), *self.head)[:rows]
+            both, values = self._rotated(x, layer, cos, sin)
+            x = self._after(x, store.attend(index, both, values, self.scale), layer)
+        return linear(self._norm(x, self.final_norm), self.head)[:rows]
 
 
-def _linear(part: Any) -> tuple[Tensor, Tensor | None]:
+def _weights(part: Any) -> Weights:
     return part.weight.detach(), None if part.bias is None else part.bias.detach()
 
 
-def _fused(parts: list[tuple[Tensor, Tensor | None]], norm: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _as_it_is(weights: Weights) -> Weights:
+    return weights
+
+
+def _fused(parts: list[Weights], norm: Tensor | None) -> Weights:
     """One matrix for ``parts``, its columns scaled by the weight of the norm before it, if given."""
     bias = None
     if any(b is not None for _, b in parts):
@@ -228,20 +230,14 @@ def _fused(parts: list[tuple[Tensor, Tensor | None]], norm: Tensor | None) -> tu
     return weight if norm is None else weight * norm, bias
 
 
-def _apply(parts: list[tuple[Tensor, Tensor | None]], x: Tensor) -> Tensor:
+def _apply(parts: list[Weights], x: Tensor) -> Tensor:
     if len(parts) == 1:
-        return F.linear(x, *parts[0])
-    return torch.cat([F.linear(x, *part) for part in parts], -1)
+        return linear(x, parts[0])
+    return torch.cat([linear(x, part) for part in parts], -1)
 
 
-def _halves(parts: list[tuple[Tensor, Tensor | None]], x: Tensor) -> tuple[Tensor, Tensor]:
+def _halves(parts: list[Weights], x: Tensor) -> tuple[Tensor, Tensor]:
     if len(parts) == 1:
-        gate, up = F.linear(x, *parts[0]).chunk(2, -1)
+        gate, up = linear(x, parts[0]).chunk(2, -1)
         return gate, up
-    return F.linear(x, *parts[0]), F.linear(x, *parts[1])
-
-
-def _added(x: Tensor, y: Tensor, part: tuple[Tensor, Tensor | None]) -> Tensor:
-    weight, bias = part
-    out = torch.addmm(x, y, weight.t())
-    return out if bias is None else out.add_(bias)
+    return linear(x, parts[0]), linear(x, parts[1])

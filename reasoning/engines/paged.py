@@ -42,8 +42,6 @@ class PagedKeyValues:
     on; elsewhere that of a page nobody reads. prompt_tokens, own_tokens: (rows,) positions written of each.
     """
 
-    keeps_order = False
-
     def __init__(self, rows: int, prompt_tokens: int, new_tokens: int, page: Tensor):
         """page: an empty tensor whose last five dimensions, dtype and device are those of a page:
         (0, layers, 2, kv_heads, PAGE, head_dim)."""

@@ -16,6 +16,7 @@ from reasoning.engines.vllm_options import (
     check_devices,
     check_quantization,
     fit_memory,
+    unsplit,
     in_our_words,
     vllm_arguments,
 )
@@ -55,6 +56,8 @@ def open_vllm(source: str, options: dict[str, Any]) -> Opened:
             trust_remote_code=False,
         )
         config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        if on_cpu:
+            arguments = unsplit(arguments)
         if local and on_cpu:
             size = weights_bytes(source, options["dtype"])
             arguments = fit_memory(arguments, size, free_memory_bytes())

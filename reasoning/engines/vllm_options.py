@@ -129,6 +129,15 @@ def check_devices(options: dict[str, Any], device: str, count: int) -> None:
         )
 
 
+def unsplit(arguments: dict[str, Any]) -> dict[str, Any]:
+    """``arguments`` for a CPU: no prompt is read in parts.
+
+    Where a step reads a part of a prompt, vLLM throws the token away that it sampled and sets the chain's own generator
+    back by an offset, which generators on a CPU do not have ("CPU Generator does not use offset").
+    """
+    return arguments | {"enable_chunked_prefill": False}
+
+
 def fit_memory(arguments: dict[str, Any], weights_bytes: int, free_bytes: int) -> dict[str, Any]:
     """``arguments`` for a CPU: a quarter of the memory left by the weights for keys and values, if nothing was asked.
 

@@ -69,15 +69,6 @@ def test_a_chain_does_not_depend_on_its_company_in_any_bit(kind, threads):
             assert chain.logprobs == expected[chain.key].logprobs
 
 
-def test_blocks_read_for_nothing_change_no_bit(monkeypatch):
-    engine = engine_for("qwen3", max_rows=20)
-    draws = [Draw(p, Sampling(max_new_tokens=100, temperature=0.8), (0, 1, 2)) for p in problems(12, seed=5)]
-    seen = []
-    for rows in (0, 24, 10**6):  # none, as it is, all of them
-        monkeypatch.setattr(shared, "LIFTED", rows)
-        seen.append({c.key: (c.token_ids, c.logprobs) for c in engine.generate(draws)})
-    assert max(len(ids) for ids, _ in seen[0].values()) > shared.EDGES[1]  # some reach a third block
-    assert seen[0] == seen[1] == seen[2]
 
 
 def test_an_architecture_without_keys_and_values_is_read_whole():
