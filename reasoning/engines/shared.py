@@ -34,7 +34,7 @@ class SharedKeyValues:
     """
 
     def __init__(self, rows: int, longest: int, heads: int, queries: int, like: list[Tensor]):
-        """heads, queries: H and Q. like: for each layer an empty tensor (0, d) of the dtype and on the device wanted."""
+        """heads, queries: H and Q. like: for each layer an empty tensor (0, d), of the dtype and device wanted."""
         self.heads, self.queries = heads, queries
         self.size, self.device = like[0].shape[-1], like[0].device
         self.table = np.full((rows, -(-longest // PAGE)), SPARE)
@@ -180,5 +180,5 @@ class SharedKeyValues:
 
 
 def _sums(vectors: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Sums of ``weights`` (n,) times ``vectors`` [``index`` (n,)], one for each of ``starts``: (len(starts), width)."""
+    """Sums of ``weights`` (n,) times ``vectors`` [``index`` (n,)] between ``starts`` (m,): (m, width)."""
     return torch.embedding_bag(vectors, index, starts, False, 0, False, weights)[0]

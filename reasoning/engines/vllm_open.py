@@ -16,8 +16,8 @@ from reasoning.engines.vllm_options import (
     check_devices,
     check_quantization,
     fit_memory,
-    unsplit,
     in_our_words,
+    unsplit,
     vllm_arguments,
 )
 from reasoning.engines.vllm_weights import Adapter, Layout

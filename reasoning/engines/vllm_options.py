@@ -132,8 +132,8 @@ def check_devices(options: dict[str, Any], device: str, count: int) -> None:
 def unsplit(arguments: dict[str, Any]) -> dict[str, Any]:
     """``arguments`` for a CPU: no prompt is read in parts.
 
-    Where a step reads a part of a prompt, vLLM throws the token away that it sampled and sets the chain's own generator
-    back by an offset, which generators on a CPU do not have ("CPU Generator does not use offset").
+    Where a step reads part of a prompt, vLLM throws away the token it sampled and sets the chain's generator back by
+    an offset, which generators on a CPU do not have ("CPU Generator does not use offset").
     """
     return arguments | {"enable_chunked_prefill": False}
 
