@@ -22,6 +22,8 @@ from torch import Tensor
 from reasoning.engines.forward import Prompt
 
 PAGE = 32
+AHEAD = 4
+"""Rows get their next page so many steps early: what is read where is listed anew every few steps only."""
 SPARE = 0
 """The page that rows without a chain write to; nobody reads it."""
 
@@ -47,7 +49,7 @@ class SharedKeyValues:
         self.free: list[int] = []
         self.touched = 0  # pages [0, touched) have been in use
         self._take(1)  # the spare one
-        self.listed = 0  # rows that the present index is for, 0 if there is none
+        self.listed = 0, 0  # rows, and with padding, that the present list is for
         # Row i: PAGE - i zeros, then -inf.
         steps = like[0].new_zeros(2 * PAGE)
         steps[PAGE:] = float("-inf")
@@ -72,22 +74,21 @@ class SharedKeyValues:
             if rest:
                 keys[single, :, :, :rest] = k[:, full * PAGE :].transpose(1, 2)
                 values[single, :, :rest] = v[:, full * PAGE :]
-        self.listed = 0
+        self.listed = 0, 0
 
     def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
         table, count = self.table[source], self.count[source]
         self.count[source] = 0
         self.table[target], self.count[target] = table, count
-        self.listed = 0
+        self.listed = 0, 0
 
     def release(self, slots: NDArray[np.int64]) -> None:
-        """Rows ``slots`` are done. A page is free once nobody reads it."""
+        """Rows ``slots`` are done. A page is free once nobody reads it; the list may name it for a few steps more."""
         read = np.arange(self.table.shape[1]) < self.count[slots][:, None]
         pages = self.table[slots][read]
         np.subtract.at(self.readers, pages, 1)
         self.free += np.unique(pages[self.readers[pages] == 0]).tolist()
         self.count[slots] = 0
-        self.listed = 0
 
     def _take(self, count: int) -> NDArray[np.int64]:
         """``count`` pages, each with one reader. What was in them stays: it is finite, and masked."""
@@ -106,12 +107,11 @@ class SharedKeyValues:
         rows = len(lengths)
         column = lengths // PAGE
         seated = self.count[:rows] > 0
-        full = np.flatnonzero(seated & (column == self.count[:rows]))
-        if len(full):
-            self.table[full, column[full]] = self._take(len(full))
-            self.count[full] += 1
-            self.listed = 0
-        if self.listed != total:
+        if self.listed != (rows, total) or (seated & (column >= self.count[:rows])).any():
+            wanted = np.minimum((lengths + AHEAD) // PAGE + 1, self.table.shape[1])
+            short = np.flatnonzero(seated & (wanted > self.count[:rows]))
+            self.table[short, self.count[short]] = self._take(len(short))
+            self.count[short] += 1
             self._list(rows, total)
         # Where each row writes; rows without a chain, to the spare page.
         place = np.full((2, total), SPARE)
@@ -122,8 +122,7 @@ class SharedKeyValues:
         dims = torch.arange(0, self.size * PAGE, PAGE, device=self.device)
         self.to_values = (heads * PAGE + offset).view(-1)
         self.to_keys = ((heads * (self.size * PAGE) + offset)[..., None] + dims).view(-1)
-        unread = np.zeros(self.entries, np.int64)  # positions of each page behind its row's last one
-        unread[self.last] = np.repeat(PAGE - 1 - lengths[self.order] % PAGE, self.queries)
+        unread = np.clip(self.ends - 1 - lengths[self.readers_of], 0, PAGE)  # of each page, behind its row's last
         self.mask = self.masks.index_select(0, self._put(unread))
 
     def _list(self, rows: int, total: int) -> None:
@@ -146,14 +145,16 @@ class SharedKeyValues:
         asked = (order * (self.queries + self.heads))[:, None] + np.arange(self.queries)
         back = np.zeros(total, np.int64)
         back[order] = np.arange(len(order))
-        self.order, self.last, self.entries, self.groups = order, ends - 1, start, groups
+        number = np.arange(start) - np.repeat(ends - each, each)  # of each page in its row
+        self.ends, self.readers_of = (number + 1) * PAGE, np.repeat(np.repeat(order, self.queries), each)
+        self.groups = groups
         self.asked, self.back = self._put(np.repeat(asked.reshape(-1), each)), self._put(back)
         page = self._put(np.concatenate(pages).astype(np.int32))[:, None]
         self.key_index = (page * self.size + self._steps(self.size)).view(-1)
         self.key_starts = self._steps(start) * self.size
         self.value_index = (page * PAGE + self._steps(PAGE)).view(-1)
         self.value_starts = self._put(((ends - each) * PAGE).astype(np.int32))
-        self.listed = total
+        self.listed = rows, total
 
     def _steps(self, count: int) -> Tensor:
         return torch.arange(count, dtype=torch.int32, device=self.device)
