@@ -122,7 +122,8 @@ class SharedKeyValues:
         dims = torch.arange(0, self.size * PAGE, PAGE, device=self.device)
         self.to_values = (heads * PAGE + offset).view(-1)
         self.to_keys = ((heads * (self.size * PAGE) + offset)[..., None] + dims).view(-1)
-        unread = np.clip(self.ends - 1 - lengths[self.readers_of], 0, PAGE)  # of each page, behind its row's last
+        # Positions of each page behind its row's last one.
+        unread = np.clip(self.ends - 1 - lengths[self.readers_of], 0, PAGE)
         self.mask = self.masks.index_select(0, self._put(unread))
 
     def _list(self, rows: int, total: int) -> None:

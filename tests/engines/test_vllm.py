@@ -24,7 +24,10 @@ INSTALLED = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(
     not INSTALLED, reason="vLLM is not installed (make test-vllm makes an environment)"
 )
-SETTINGS = "dtype=float32,max_model_len=128,max_rows=32,memory_gb=0.25,enforce_eager=true"
+# So few tokens a step that the prompts of a test do not fit in one.
+SETTINGS = (
+    "dtype=float32,max_model_len=128,max_batched_tokens=128,max_rows=32,memory_gb=0.25,enforce_eager=true"
+)
 
 
 @pytest.mark.skipif(INSTALLED, reason="vLLM is installed")

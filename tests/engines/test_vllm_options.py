@@ -63,6 +63,11 @@ def test_what_the_user_leaves_open_is_left_to_vllm():
     assert arguments()["trust_remote_code"] is False
 
 
+def test_on_a_cpu_no_prompt_is_read_in_parts():
+    assert module.unsplit({"dtype": "auto"}) == {"dtype": "auto", "enable_chunked_prefill": False}
+    assert "enable_chunked_prefill" not in arguments()  # on a GPU the choice is vLLM's
+
+
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
     two = DEFAULTS | {"tensor_parallel_size": 2}
