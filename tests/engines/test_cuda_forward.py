@@ -16,7 +16,8 @@ pytest.importorskip("triton", reason="Triton is not installed (it comes with CUD
 from engines.contract import CONFIGS, tiny_model, tiny_tokenizer
 
 from reasoning.engines.cuda_forward import CudaForward, rows_of_graph
-from reasoning.engines.forward import agrees
+from reasoning.engines.forward import CachedForward, Prompt, agrees
+from reasoning.engines.llama import LlamaForward
 from reasoning.engines.paged import PAGE, PagedKeyValues, page_like, pages_for
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.records import Draw, Problem, Sampling
@@ -99,8 +100,6 @@ def test_pages_are_shared_and_come_back():
     page = page_like(2, 1, 16, torch.float32, torch.device(DEVICE))
     store = PagedKeyValues(6, 100, 70, page)
     keys = torch.randn(2, 1, 100, 16, device=DEVICE)
-    from reasoning.engines.forward import Prompt
-
     prompt = Prompt(torch.zeros(1, device=DEVICE), [(keys, -keys)])
     store.admit(np.arange(4), prompt)
     assert len({tuple(line[:2]) for line in store.table[:4]}) == 1  # the prompt's two pages, for all four
@@ -138,3 +137,13 @@ def test_a_graph_gives_what_its_kernels_give_one_by_one():
 def test_families_it_is_for():
     assert {"qwen3", "qwen2", "llama"} <= set(CONFIGS)
     assert not CudaForward.fits(tiny_model("gpt2"))
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "mistral", "gpt2", "gemma3_text"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_other_paths_agree_on_a_gpu_too(kind, dtype):
+    module = tiny_model(kind).to(dtype).to(DEVICE).eval()
+    if LlamaForward.fits(module):
+        assert agrees(LlamaForward(module), module)
+    assert agrees(CachedForward(module), module)
