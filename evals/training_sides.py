@@ -24,7 +24,7 @@ from reasoning.train.learner import Learner
 from reasoning.train.objective import objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.rollouts import ModelSource
-from reasoning.train.rows import Row, forwards
+from reasoning.train.rows import Forward, Row, by_prompt, computed_tokens
 from reasoning.train.sources import order_of
 from reasoning.train.stream import Stream, Weighted
 from verifiers import Verdict
@@ -405,9 +405,8 @@ def work_of(learner: Learner, rows: Sequence[Row], ours: bool) -> float:
     shape = ModelShape.from_config(learner.model.config)
     head = shape.hidden * shape.vocab
     live = [row for row in rows if row.teaches] if ours else list(rows)
-    plan = forwards(live, sum(map(len, rows)), False)
-    if ours:
-        plan = forwards(live, learner.micro_tokens, learner.share, learner.policy.packed)
+    plan = learner.plan(live) if ours else [Forward(tuple(range(len(live))))]
+    packed = learner.policy.packed or not ours
 
     def attention(positions: int) -> float:
         return shape.prefill_flops(positions) - 2.0 * shape.parameters * positions
@@ -415,8 +414,10 @@ def work_of(learner: Learner, rows: Sequence[Row], ours: bool) -> float:
     flops = 0.0
     for forward in plan:
         part = [live[i] for i in forward.rows]
-        prompt = len(part[0].prompt_ids) if forward.shared else 0
-        positions = prompt + sum(len(row) - 1 - prompt for row in part)
-        flops += 2.0 * (shape.parameters - head) * positions + 2.0 * head * sum(len(row.ids) for row in part)
-        flops += attention(prompt) + sum(attention(len(row) - 1) - attention(prompt) for row in part)
+        computed, padding = computed_tokens(live, forward, packed)
+        flops += 2.0 * (shape.parameters - head) * (computed - padding)
+        flops += 2.0 * head * sum(len(row.ids) for row in part)
+        for prompt, same in by_prompt(part).items():
+            once = (len(same) - 1) * attention(len(prompt)) if forward.shared else 0.0
+            flops += sum(attention(len(part[i]) - 1) for i in same) - once
     return 3 * flops

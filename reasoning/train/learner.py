@@ -25,10 +25,10 @@ from reasoning.train.objective import Objective
 from reasoning.train.optimizers import Masters, make_optimizers
 from reasoning.train.pairs import PairSums, pair_forwards
 from reasoning.train.policy import Policy
-from reasoning.train.rows import Forward, Row, computed_tokens, forwards, shares
+from reasoning.train.rows import Forward, Row, bundles, computed_tokens, forwards, shares
 
-MICRO_TOKENS = {True: 16384, False: 2048}
-"""Padded tokens per forward on a GPU, and on a CPU, where what fits its caches is fastest."""
+MICRO_TOKENS = {True: 8192, False: 2048}
+"""Tokens per forward on a GPU, which so many keep busy, and on a CPU, where what fits its caches is fastest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ class Learner:
         self.optimizers = make_optimizers(policy.model, optimizer, lr, weight_decay, self.masters)
         if policy.value_head is not None:
             head = list(policy.value_head.parameters())
-            self.optimizers.append(torch.optim.AdamW(head, lr=lr, weight_decay=0.0))
+            self.optimizers.append(torch.optim.AdamW(head, lr=lr, weight_decay=0.0, fused=True))
         self.device = policy.device
         self.max_grad_norm = max_grad_norm
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.micro_tokens = micro_tokens or MICRO_TOKENS[self.device.type == "cuda"]
         self.max_mismatch = max_mismatch
-        self.share = share_prompts and policy.can_share
+        self.share = share_prompts and (policy.can_share or policy.straight is not None)
 
     def gradients(self, rows: Sequence[Row]) -> StepResult:
         """Accumulate the gradient of the whole step into the parameters.
@@ -104,7 +104,7 @@ class Learner:
         live = [i for i, row in enumerate(rows) if len(row.ids) and (row.teaches or every)]
         picked = [rows[i] for i in live]
         sums = _Sums()
-        for forward in self._plan(picked):
+        for forward in self.plan(picked):
             part = [picked[i] for i in forward.rows]
             with self._memory(part):
                 if part:
@@ -113,6 +113,7 @@ class Learner:
                     sums.add_shape(*computed_tokens(picked, forward, self.policy.packed))
                 else:
                     self._keep_company(forward.shared)
+        sums.settle()
         total = _Sums()
         for part in self.policy.ranks.gathered(sums):
             total.absorb(part)
@@ -122,7 +123,7 @@ class Learner:
             total.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
         )
 
-    def _plan(self, rows: Sequence[Row]) -> list[Forward]:
+    def plan(self, rows: Sequence[Row]) -> list[Forward]:
         """This rank's forwards of ``rows``. A sharded layer is put together by all ranks at once, so all must go
         through the model equally often: forwards without rows make up what a rank has less of a kind."""
         ranks = self.policy.ranks
@@ -177,6 +178,8 @@ class Learner:
             ) from error
 
     def _cut(self, rows: Sequence[Row]) -> list[Forward]:
+        if self.policy.straight is not None:
+            return bundles(rows, self.micro_tokens, self.share, self.objective.together)
         if self.objective.together > 1:
             return pair_forwards(rows, self.micro_tokens)
         return forwards(rows, self.micro_tokens, self.share, self.policy.packed)
@@ -191,8 +194,8 @@ class Learner:
         logprobs = scored.logprobs
         device = logprobs.device
         counts = torch.tensor([len(row.ids) for row in rows])
-        chain = torch.repeat_interleave(torch.arange(len(rows)), counts).to(device)  # (N,)
-        weight = torch.tensor(weights, dtype=torch.float32, device=device)[chain]
+        chain = torch.repeat_interleave(torch.arange(len(rows)), counts).to(device, non_blocking=True)  # (N,)
+        weight = torch.tensor(weights, dtype=torch.float32).to(device, non_blocking=True)[chain]
         old = _flat(rows, "old_logprobs", device)
         old = torch.where(old.isnan(), logprobs.detach(), old)  # demonstrations have none
         sampler = _flat(rows, "sampler_logprobs", device) if rows[0].sampler_logprobs else None
@@ -229,7 +232,8 @@ class Learner:
         lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
         weights = token_weights(lengths, self.objective.reduce, self.max_new_tokens)
         for forward in self._cut(rows):
-            self._loss([rows[i] for i in forward.rows], weights[list(forward.rows)], False, sums)
+            self._loss([rows[i] for i in forward.rows], weights[list(forward.rows)], forward.shared, sums)
+        sums.settle()
         return sums.metrics(self.objective, False)
 
     @torch.no_grad()
@@ -237,7 +241,7 @@ class Learner:
         """(log-probabilities (T,), values (T,) or None) of each row under the present weights, or those of the
         reference: what the step begins with."""
         found: dict[int, Any] = {}
-        for forward in self._plan(rows):
+        for forward in self.plan(rows):
             part = [rows[i] for i in forward.rows] or [NOTHING[forward.shared]]
             with self._memory(part):
                 if reference:
@@ -294,9 +298,11 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.step()
         self.masters.deliver()
-        finite = all(bool(torch.isfinite(local(p)).all()) for p in parameters)
-        if not all(self.policy.ranks.gathered(finite)):
+        size = float(torch.nn.utils.get_total_norm([local(p.detach()) for p in parameters]))
+        if not all(self.policy.ranks.gathered(math.isfinite(size))):
             raise ReasoningError("The weights are no longer finite after this step: lower --lr.")
+        for optimizer in self.optimizers:  # the next roll-outs can have the gradients' memory
+            optimizer.zero_grad(set_to_none=True)
         metrics = result.metrics | {"grad_norm": norm, "lr": self.lr if lr is None else lr}
         return StepResult(metrics, result.lengths)
 
@@ -324,19 +330,20 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class _Sums:
-    """Diagnostics added up over the forwards of a step."""
+    """Diagnostics added up over the forwards of a step. They stay on the device until `settle`: a GPU that is asked
+    for a figure after each forward waits for the next one."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         self.widest = 0.0
+        self._waiting: list[tuple[tuple[str, ...], Tensor]] = []  # names, figures
+        self._gaps: list[Tensor] = []
         self.tokens = 0
         self.positions = self.padding = 0
         self.pairs = PairSums()
 
     def add_pairs(self, loss: Tensor, entropy: Tensor | None, tokens: int) -> None:
-        spread = entropy.detach().sum() if entropy is not None else 0.0
-        for name, value in (("loss", loss.detach()), ("entropy", spread)):
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self._add({"loss": loss.detach(), "entropy": _sum(entropy, loss)})
         self.tokens += tokens
 
     def add(
@@ -344,7 +351,7 @@ class _Sums:
     ) -> None:
         figures = {
             "loss": loss.detach(),
-            "entropy": entropy.detach().sum() if entropy is not None else 0.0,
+            "entropy": _sum(entropy, loss),
             "low": result.clipped_low.sum(),
             "high": result.clipped_high.sum(),
             "kl": result.kl.sum(),
@@ -353,12 +360,25 @@ class _Sums:
             "weight": result.mismatch.sum(),
             "weight2": result.mismatch.square().sum(),
             "gap": gap.abs().sum(),
-            "value": values.detach().sum() if values is not None else 0.0,
+            "value": _sum(values, loss),
         }
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.widest = max(self.widest, float(gap.abs().max()))
+        self._add(figures)
+        self._gaps.append(gap.abs().max())
         self.tokens += len(gap)
+
+    def _add(self, figures: dict[str, Tensor]) -> None:
+        self._waiting.append((tuple(figures), torch.stack([t.double() for t in figures.values()])))
+
+    def settle(self) -> None:
+        """Bring what was added from the device."""
+        if self._gaps:
+            self.widest = max(self.widest, float(torch.stack(self._gaps).max()))
+        if self._waiting:
+            table = torch.stack([figures for _, figures in self._waiting]).tolist()
+            for (names, _), row in zip(self._waiting, table, strict=True):
+                for name, value in zip(names, row, strict=True):
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+        self._waiting, self._gaps = [], []
 
     def add_shape(self, positions: int, padding: int) -> None:
         """A forward computed so many positions, so many of them for nothing."""
@@ -400,18 +420,21 @@ class _Sums:
         return found
 
 
+def _sum(figures: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_zeros(()) if figures is None else figures.detach().sum()
+
+
 _FIGURES = ("loss", "entropy", "low", "high", "kl", "ratio", "ratio2", "weight", "weight2", "gap", "value")
 
 
 def _flat(rows: Sequence[Row], name: str, device: Any) -> Tensor:
     """One figure a token of all ``rows``, (N,); NaN for a row that has none."""
     figures = [x for row in rows for x in getattr(row, name) or (math.nan,) * len(row.ids)]
-    return torch.tensor(figures, dtype=torch.float32, device=device)
+    return torch.tensor(figures, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def _token_advantages(rows: Sequence[Row], device: Any) -> Tensor:
     return torch.tensor(
         [a for row in rows for a in row.token_advantages or (row.advantage,) * len(row.ids)],
         dtype=torch.float32,
-        device=device,
-    )
+    ).to(device, non_blocking=True)

@@ -7,6 +7,7 @@ Knows nothing of objectives or optimizers.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,13 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from reasoning.errors import UserError
 from reasoning.train.rows import Row
+from reasoning.train.straight import Straight
 
-CHUNK_LOGITS = 2**23
-"""Logits that exist at once (32 MiB in float32); a forward with fewer keeps them for the backward pass."""
+CHUNK_LOGITS = 2**22
+"""Logits that exist at once (16 MiB in float32); a forward with fewer keeps them for the backward pass."""
+TRITON = importlib.util.find_spec("triton") is not None  # torch's CUDA builds for Linux bring it along
+ON_GPU = 32
+"""On a GPU so many times as many, where small products leave it idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +48,20 @@ def score_rows(
     packed: bool = False,
     value_head: Any | None = None,
     logprobs: bool = True,
+    straight: Straight | None = None,
 ) -> Scored:
     """`Scored` of ``rows`` under ``model``, as the sampler saw them: logits divided by ``temperature``.
 
     entropy: also that, with gradient. shared: the rows have one prompt, which is computed once; its keys and
     values serve all of them, gradients included. packed: one behind another in a single row without padding, each
-    seeing itself alone. logprobs False computes values alone.
+    seeing itself alone. logprobs False computes values alone. straight: computes the layers in the model's place;
+    then ``shared`` rows may have several prompts, and nothing is padded.
     """
-    states = _hidden_shared if shared else _hidden_packed if packed else _hidden_padded
-    hidden, targets = states(model, rows)  # (N, H), (N,)
+    if straight is not None:
+        hidden, targets = straight.hidden(rows, shared)  # (N, H), (N,)
+    else:
+        states = _hidden_shared if shared else _hidden_packed if packed else _hidden_padded
+        hidden, targets = states(model, rows)
     values = None
     if value_head is not None:
         values = value_head(hidden.to(value_head.weight.dtype))[:, 0].float()
@@ -237,14 +247,14 @@ def head_logprobs(
     if torch.is_autocast_enabled(hidden.device.type):  # the chunked head multiplies in its backward pass too
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     plain = type(head) is torch.nn.Linear and not bound
-    rows = max(1, CHUNK_LOGITS // head.weight.shape[0])
-    if len(hidden) <= rows:
+    rows = max(1, CHUNK_LOGITS * (ON_GPU if hidden.is_cuda else 1) // head.weight.shape[0])
+    if len(hidden) * head.weight.shape[0] <= CHUNK_LOGITS:
         return _from_logits(head(hidden), targets, before, bound, scale, entropy)
     if plain:
         bias = None if head.bias is None else head.bias.to(hidden.dtype)
-        picked, spread = _ChunkedHead.apply(  # type: ignore[misc]
-            hidden, head.weight.to(hidden.dtype), bias, targets, before * scale, rows, entropy
-        )
+        picked, spread = _ChunkedHead.apply(
+            hidden, head.weight.to(hidden.dtype), bias, targets, before * scale, rows
+        )  # type: ignore[misc]
         return picked, spread if entropy else None
 
     def part(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -274,7 +284,11 @@ def _from_logits(
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """`head_logprobs` of a linear head, a chunk of positions at a time in both directions."""
+    """`head_logprobs` of a linear head, a chunk of positions at a time in both directions.
+
+    With p the probabilities, g and b the gradients of a log-probability and of an entropy, the gradient of a logit is
+    g (onehot - p) - b p (log p + entropy). The onehot is kept out of the products: it is exact in any precision.
+    """
 
     @staticmethod
     def forward(
@@ -285,66 +299,97 @@ class _ChunkedHead(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         rows: int,
-        entropy: bool,
     ) -> tuple[Tensor, Tensor]:
-        n = len(hidden)
-        picked = torch.empty(n, dtype=torch.float32, device=hidden.device)
-        spread, total = torch.empty_like(picked), torch.empty_like(picked)
-        for start in range(0, n, rows):
-            part = slice(start, min(start + rows, n))
-            logits = _logits(hidden[part], weight, bias, scale)
-            total[part] = torch.logsumexp(logits, -1)
-            picked[part] = logits.gather(-1, targets[part, None])[:, 0] - total[part]
-            if entropy:
-                share = torch.exp(logits - total[part, None])
-                spread[part] = total[part] - (share * logits).sum(-1)
-        if not entropy:
-            spread.zero_()
+        ctx.set_materialize_grads(False)  # no gradient of the entropies is None, not zeros
+        parts = []
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            logits = torch.nn.functional.linear(hidden[part], weight, bias)
+            parts.append(_statistics(logits, targets[part], scale))
+        picked, total, spread = (torch.cat(t) for t in zip(*parts, strict=True))
         ctx.save_for_backward(hidden, weight, bias, targets, total, spread)
-        ctx.scale, ctx.rows, ctx.entropy = scale, rows, entropy
+        ctx.scale, ctx.rows = scale, rows
         return picked, spread
 
     @staticmethod
-    def backward(ctx: Any, to_picked: Tensor, to_spread: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, to_picked: Tensor | None, to_spread: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         hidden, weight, bias, targets, total, spread = ctx.saved_tensors
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        d_bias = (
-            torch.zeros_like(bias, dtype=torch.float32)
-            if bias is not None and ctx.needs_input_grad[2]
-            else None
-        )
-        bonus = ctx.entropy and bool((to_spread != 0).any())
+        scale: float = ctx.scale
+        if to_picked is None:
+            to_picked = torch.zeros_like(total)
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        with_bias = bias is not None and ctx.needs_input_grad[2]
+        to_bias = torch.zeros(len(weight), device=weight.device) if with_bias else None
+        to_hidden = torch.empty_like(hidden)
         for start in range(0, len(hidden), ctx.rows):
-            part = slice(start, min(start + ctx.rows, len(hidden)))
-            logits = _logits(hidden[part], weight, bias, ctx.scale)
-            logprobs = logits.sub_(total[part, None])
-            share = logprobs.exp()
-            # d picked / d logits = onehot - p;  d entropy / d logits = -p (log p + entropy)
-            if bonus:
-                factor = to_picked[part, None] + to_spread[part, None] * (logprobs + spread[part, None])
-                d_logits = share.mul_(factor).neg_()
-            else:
-                d_logits = share.mul_(-to_picked[part, None])
-            d_logits.scatter_add_(-1, targets[part, None], to_picked[part, None])
-            d_logits.mul_(ctx.scale)
-            exact = d_logits.to(weight.dtype)
-            d_hidden[part] = exact @ weight
-            if d_weight is not None:
-                d_weight += exact.T @ hidden[part]
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
+            part = slice(start, start + ctx.rows)
+            states, tokens, gain = hidden[part], targets[part], scale * to_picked[part, None]
+            logits = torch.nn.functional.linear(states, weight, bias)
+            shares = _probabilities(logits, total[part], scale)
+            weighed, by = states.float() * gain, gain
+            if to_spread is not None:  # p becomes the whole factor of the logit's gradient but for the onehot
+                bonus = scale * to_spread[part, None]
+                shares = shares.float()
+                shares = shares * (gain + bonus * (torch.log(shares.clamp(min=1e-38)) + spread[part, None]))
+                shares, by = shares.to(weight.dtype), torch.ones_like(gain)
+            to_hidden[part] = weight[tokens].float() * gain - by * _product(shares, weight)
+            if to_weight is not None:
+                _add_product(to_weight, shares.t(), (states.float() * -by).to(weight.dtype))
+                to_weight.index_add_(0, tokens, weighed)
+            if to_bias is not None:
+                to_bias -= (shares.float() * by).sum(0)
+                to_bias.index_add_(0, tokens, gain[:, 0])
         return (
-            d_hidden,
-            d_weight.to(weight.dtype) if d_weight is not None else None,
-            d_bias.to(weight.dtype) if d_bias is not None else None,
-            None,
+            to_hidden,
+            to_weight.to(weight.dtype) if to_weight is not None else None,
+            to_bias.to(weight.dtype) if to_bias is not None else None,
             None,
             None,
             None,
         )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
-    return logits.mul_(scale) if scale != 1.0 else logits
+def _statistics(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(log-probabilities of ``targets``, logs of partition sums, entropies), (n,) each. Writes over ``logits``."""
+    if logits.is_cuda and TRITON:
+        from reasoning.train.head_kernels import statistics
+
+        return statistics(logits, targets, scale)
+    z = logits.float()
+    if scale != 1.0:
+        z.mul_(scale)
+    top = z.amax(-1, keepdim=True)
+    z.sub_(top)
+    picked = z.gather(-1, targets[:, None])[:, 0]
+    shares = z.exp()
+    mass = shares.sum(-1)
+    inner = torch.bmm(shares[:, None], z[:, :, None])[:, 0, 0]
+    log_mass = mass.log()
+    return picked - log_mass, top[:, 0] + log_mass, log_mass - inner / mass
+
+
+def _probabilities(logits: Tensor, total: Tensor, scale: float) -> Tensor:
+    """exp(scale x logits - total), (n, V), in the type of ``logits``, over which it writes."""
+    if logits.is_cuda and TRITON:
+        from reasoning.train.head_kernels import probabilities_
+
+        return probabilities_(logits, total, scale)
+    z = logits.float()
+    if scale != 1.0:
+        z.mul_(scale)
+    return z.sub_(total[:, None]).exp_().to(logits.dtype)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32, however few bits they have."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a.float(), b.float())
+
+
+def _add_product(sum: Tensor, a: Tensor, b: Tensor) -> None:
+    """sum += a @ b for a ``sum`` in float32: rounded to fewer bits, many chunks would add up to less."""
+    if a.is_cuda and a.dtype != torch.float32:
+        torch.addmm(sum, a, b, out_dtype=torch.float32, out=sum)
+    else:
+        sum.addmm_(a.float(), b.float())

@@ -65,7 +65,7 @@ def make_optimizers(
     rest = [p for _, p in parameters if id(p) not in chosen]
     adamw = {"lr": lr, "betas": (0.9, 0.95), "weight_decay": weight_decay}
     if name == "adamw":
-        return [torch.optim.AdamW([p for _, p in parameters], **adamw)]
+        return [torch.optim.AdamW([p for _, p in parameters], fused=True, **adamw)]
     if name == "adamw_8bit":
         try:
             from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
@@ -78,5 +78,5 @@ def make_optimizers(
         if not matrices:
             raise UserError("optimizer muon found no matrices in this model's layers: use --optimizer adamw.")
         muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        return [muon, torch.optim.AdamW(rest, **adamw)]
+        return [muon, torch.optim.AdamW(rest, fused=True, **adamw)]
     raise unknown("optimizer", name, OPTIMIZERS)

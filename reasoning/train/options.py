@@ -169,7 +169,7 @@ class TrainOptions(AxisOptions):
     )
     packing: str = option(
         "auto",
-        "chains one behind another instead of padded; auto: where attention is a flash kernel",
+        "chains one behind another instead of padded; auto: where the model's layers can be computed so",
         choices=("auto", "yes", "no"),
     )
     shard: str = option(
@@ -179,5 +179,5 @@ class TrainOptions(AxisOptions):
     )
     max_rows: int = option(512, "chains sampled side by side", low=1)
     micro_tokens: int = option(
-        0, "padded tokens per training forward; 0 is 2048 on a CPU, 16384 on a GPU", low=0
+        0, "padded tokens per training forward; 0 is 2048 on a CPU, 8192 on a GPU", low=0
     )

@@ -28,6 +28,7 @@ from reasoning.train.lora import (
     save_adapter,
 )
 from reasoning.train.rows import Row
+from reasoning.train.straight import Straight, open_straight
 
 MIXED = torch.bfloat16
 """What is computed in with --dtype mixed."""
@@ -45,8 +46,9 @@ class Policy:
     autocast: type that products are computed in, where it is not that of the weights.
     sharded: cut all of it among the ranks (FSDP2); low is the type computed in then, where it is another.
     recompute: keep only what goes into each layer for the backward pass.
-    packed: rows without a common prompt go one behind another without padding. By default where attention is a
-        kernel that skips what a row does not see; elsewhere it would be computed and masked.
+    packed: rows go one behind another without padding. By default where the layers can be computed straight over
+        their weights (`straight`), or attention is a kernel that skips what a row does not see; elsewhere it would be
+        computed and masked. False goes through the model's own modules, padded.
     """
 
     def __init__(
@@ -73,12 +75,19 @@ class Policy:
         self.sharded = sharded
         self.recompute = recompute
         self.can_share = can_share(model)
+        whole = packed is not False and adapter is None and not sharded
+        self.straight = open_straight(model, recompute) if whole else None
         kind = str(getattr(model.config, "_attn_implementation", ""))
-        self.packed = kind.startswith("flash") if packed is None else packed
+        flash = kind.startswith("flash") if packed is None else packed
+        self.packed = flash or self.straight is not None
         self.device = next(model.parameters()).device
         self._autocast = autocast
-        self._score: Any = _Scorer(model, value_head)
-        self._score_reference: Any = None if reference is None else _Scorer(reference, None)
+        self._score: Any = _Scorer(model, value_head, self.straight)
+        self._score_reference: Any = None
+        if reference is not None:
+            # By the same way as the model, so that where they are equal their figures are.
+            own = None if self.straight is None else Straight(reference)
+            self._score_reference = _Scorer(reference, None, own)
         if recompute:
             recompute_activations(model)
         if sharded:
@@ -158,10 +167,11 @@ class Policy:
 class _Scorer(nn.Module):
     """`score_rows` as a module's forward, which is where a sharded model is put together."""
 
-    def __init__(self, model: Any, value_head: nn.Module | None):
+    def __init__(self, model: Any, value_head: nn.Module | None, straight: Straight | None):
         super().__init__()
         self.model = model
         self.value_head = value_head
+        self.straight = straight
 
     def forward(
         self, rows: Sequence[Row], temperature: float, entropy: bool, shared: bool, packed: bool
@@ -174,6 +184,7 @@ class _Scorer(nn.Module):
             shared=shared,
             packed=packed,
             value_head=self.value_head,
+            straight=self.straight,
         )
         # Copies, not views: FSDP hangs its work on what comes out.
         return tuple(None if t is None else t.clone() for t in (found.logprobs, found.entropy, found.values))  # type: ignore[return-value]

@@ -42,7 +42,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Rows that go through the model together. shared: they have one prompt, computed once."""
+    """Rows that go through the model together. shared: a prompt that several of them have is computed once (in a
+    forward that is padded they all have one)."""
 
     rows: tuple[int, ...]
     shared: bool = False
@@ -93,7 +94,7 @@ def forwards(rows: Sequence[Row], tokens: int, share: bool, pack: bool = False) 
     alone = list(range(len(rows)))
     if share:
         alone = []
-        for prompt, members in _by_prompt(rows).items():
+        for prompt, members in by_prompt(rows).items():
             whole = sum(len(rows[i]) for i in members)
             saved = (len(members) - 1) * len(prompt)
             room = tokens - len(prompt)
@@ -108,7 +109,32 @@ def forwards(rows: Sequence[Row], tokens: int, share: bool, pack: bool = False) 
     return out + [Forward(tuple(alone[i] for i in batch)) for batch in cut([rows[i] for i in alone], tokens)]
 
 
-def _by_prompt(rows: Sequence[Row], together: int = 1) -> dict[tuple[int, ...], list[int]]:
+def bundles(rows: Sequence[Row], tokens: int, share: bool, together: int = 1) -> list[Forward]:
+    """``rows`` cut into forwards without padding, of at most ``tokens`` tokens (or one unit), rows with one prompt in
+    the same one as far as they fit.
+
+    share: a common prompt is computed once. together: so many consecutive rows are not parted.
+    """
+    out: list[Forward] = []
+    batch: list[int] = []
+    used = 0
+    for prompt, members in by_prompt(rows, together).items():
+        new = True  # the prompt is not in the batch yet
+        for unit in _units(len(members), together):
+            part = [members[k] for k in unit]
+            own = sum(len(rows[i].ids) for i in part)
+            size = own + len(prompt) * (len(part) if not share else int(new))
+            if batch and used + size > tokens:
+                out.append(Forward(tuple(batch), share))
+                size = own + len(prompt) * (len(part) if not share else 1)
+                batch, used = [], 0
+            batch += part
+            used += size
+            new = False
+    return [*out, Forward(tuple(batch), share)] if batch else out
+
+
+def by_prompt(rows: Sequence[Row], together: int = 1) -> dict[tuple[int, ...], list[int]]:
     """Prompt -> indices of the rows that have it, in order; those that stay together have one."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for unit in _units(len(rows), together):
@@ -119,6 +145,9 @@ def _by_prompt(rows: Sequence[Row], together: int = 1) -> dict[tuple[int, ...], 
 def computed_tokens(rows: Sequence[Row], forward: Forward, pack: bool) -> tuple[int, int]:
     """(positions that ``forward`` computes, those of them that are padding)."""
     part = [rows[i] for i in forward.rows]
+    if forward.shared and pack:
+        again = sum((len(same) - 1) * len(prompt) for prompt, same in by_prompt(part).items())
+        return sum(len(row) - 1 for row in part) - again, 0
     if forward.shared:
         prompt, lengths = len(part[0].prompt_ids), [len(row.ids) - 1 for row in part]
         computed = prompt + len(part) * max(1, max(lengths))
@@ -135,7 +164,7 @@ def shares(rows: Sequence[Row], ranks: int, together: int = 1) -> list[list[int]
         return [list(range(len(rows)))]
     most = sum(len(row) for row in rows) // (2 * ranks)
     units: list[list[int]] = []
-    for members in _by_prompt(rows, together).values():
+    for members in by_prompt(rows, together).values():
         cut = packs([rows[i] for i in members], most, together)
         units += [[members[i] for i in part] for part in cut]
     weight = [sum(len(rows[i]) for i in unit) for unit in units]

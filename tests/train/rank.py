@@ -24,7 +24,7 @@ STEPS = 3
 CASES = {
     "whole": {},
     "kl": {"kl": "k3", "kl_weight": 0.1, "entropy_weight": 0.01},
-    "corrected": {"mismatch": "token_truncate"},
+    "corrected": {"mismatch": "token_truncate", "packed": False},  # through the model's own modules
     "critic": {"objective": "ppo"},
     "adapter": {"lora_rank": 4, "kl": "k3", "kl_weight": 0.1},
     "recomputed": {"recompute": True},

@@ -13,6 +13,7 @@ from reasoning.train.learner import Learner
 from reasoning.train.logprobs import head_logprobs, logprobs_of
 from reasoning.train.objective import PRESETS, objective
 from reasoning.train.optimizers import make_optimizers
+from reasoning.train.policy import Policy
 from reasoning.train.rows import Row, forwards, micro_batches
 
 SMALL = "new:tiny:hidden=32,layers=2,heads=2,kv_heads=1,ffn=48,words=110"
@@ -73,9 +74,11 @@ def of_objective(goal, rows):
     return [dataclasses.replace(row, **drop) for row in rows]
 
 
-def gradients(model, goal, rows, head=None, **options):
+def gradients(model, goal, rows, head=None, reference=None, packed=None, **options):
     model, head = copy.deepcopy(model), copy.deepcopy(head)
-    learner = Learner(model, goal, lr=1e-3, max_new_tokens=16, value_head=head, **options)
+    policy = Policy(model, reference=reference, value_head=head, packed=packed)
+    assert (policy.straight is None) is (packed is False)
+    learner = Learner(policy, goal, lr=1e-3, max_new_tokens=16, **options)
     learner.gradients(rows)
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     if head is not None:
@@ -193,12 +196,14 @@ def value_head(goal):
 
 @pytest.mark.parametrize("goal", EVERY_GOAL)
 def test_gradient_equals_an_unpadded_reference(model, reference, rows, goal):
-    """Of every preset and every axis; with the group's prompt computed once, and without."""
+    """Of every preset and every axis; with the group's prompt computed once, and without; straight over the weights,
+    and through the model's own modules."""
     used, head = of_objective(goal, rows), value_head(goal)
     expected = reference_gradients(model, goal, used, head, reference)
     for share in (True, False):
-        got = gradients(model, goal, used, head, reference=reference, share_prompts=share)
-        assert relative(got, expected) < 1e-5
+        for packed in (None, False):
+            got = gradients(model, goal, used, head, reference, packed, share_prompts=share)
+            assert relative(got, expected) < 1e-5
 
 
 @pytest.mark.parametrize("goal", EVERY_GOAL)

@@ -4,18 +4,28 @@ import copy
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from reasoning.errors import MissingExtra, ReasoningError, UserError
 from reasoning.train.assemble import loaded_dtype, precision
 from reasoning.train.distributed import Ranks
+from reasoning.train.layout import lay_out
 from reasoning.train.learner import Learner, out_of_memory
 from reasoning.train.logprobs import logprobs_of, score_rows
 from reasoning.train.objective import objective
 from reasoning.train.optimizers import Masters, make_optimizers
 from reasoning.train.options import TrainOptions
 from reasoning.train.policy import Policy, open_policy
-from reasoning.train.rows import Row, computed_tokens, forwards, packs, shares
+from reasoning.train.rows import Forward, Row, bundles, computed_tokens, forwards, packs, shares
 
 
 @pytest.fixture
@@ -67,8 +77,10 @@ def relative(a, b):
 @pytest.mark.parametrize("share", [True, False])
 def test_recomputed_activations_give_the_same_gradient(model, rows, share):
     plain, _ = gradients(copy.deepcopy(model), rows, share_prompts=share)
-    again, _ = gradients(Policy(model, recompute=True), rows, share_prompts=share)
-    assert relative(again, plain) < 1e-6
+    for packed in (None, False):
+        policy = Policy(copy.deepcopy(model), recompute=True, packed=packed)
+        again, _ = gradients(policy, rows, share_prompts=share)
+        assert relative(again, plain) < 1e-6
 
 
 def test_recomputing_keeps_less(model, rows):
@@ -89,7 +101,7 @@ def test_recomputing_keeps_less(model, rows):
 
 
 def test_packed_rows_see_themselves_alone(model, rows):
-    plain, padded = gradients(copy.deepcopy(model), rows, share_prompts=False)
+    plain, padded = gradients(Policy(copy.deepcopy(model), packed=False), rows, share_prompts=False)
     packed, tight = gradients(Policy(model, packed=True), rows, share_prompts=False)
     assert relative(packed, plain) < 1e-5
     assert padded["padding_fraction"] > 0.1
@@ -104,7 +116,7 @@ def test_padding_is_counted_as_it_is_computed(model, rows):
     seen = []
     decoder = model.get_decoder()
     handle = decoder.embed_tokens.register_forward_hook(lambda m, args, out: seen.append(args[0].numel()))
-    _, metrics = gradients(model, rows, micro_tokens=80)
+    _, metrics = gradients(Policy(model, packed=False), rows, micro_tokens=80)
     handle.remove()
     plan = forwards(rows, 80, True)
     counts = [computed_tokens(rows, f, False) for f in plan]
@@ -214,7 +226,7 @@ class Full(torch.nn.Module):
 
 
 def test_out_of_memory_is_one_line_that_says_what_to_lower(model, rows):
-    learner = Learner(model, objective("rloo"), lr=1e-3)
+    learner = Learner(Policy(model, packed=False), objective("rloo"), lr=1e-3)
     model.model.layers[1].mlp = Full()
     with pytest.raises(ReasoningError, match="--micro-tokens") as caught:
         learner.gradients(rows)
@@ -230,3 +242,77 @@ def test_other_errors_are_not_taken_for_it():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert out_of_memory(MemoryError())
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+# ---- straight over the weights
+
+
+FAMILY = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "one head": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 4}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_whole_family_is_computed_straight(rows, name):
+    """Biases, no norm of queries and keys, as many key heads as query heads; the gradient of every weight."""
+    config, kind, more = FAMILY[name]
+    shape = dict(
+        vocab_size=90,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        pad_token_id=rows[0].ids[0],  # sampled all the same; the embedding gives it no gradient
+    )
+    torch.manual_seed(0)
+    model = kind(config(**{**shape, "num_key_value_heads": 2, **more})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    plain, _ = gradients(Policy(copy.deepcopy(model), packed=False), rows)
+    policy = Policy(model)
+    assert policy.straight is not None
+    found, figures = gradients(policy, rows)
+    assert found.keys() == plain.keys()
+    assert all(relative({0: found[n]}, {0: plain[n]}) < 1e-4 for n in plain if plain[n].norm() > 1e-6)
+    assert relative(found, plain) < 1e-5
+    assert figures["padding_fraction"] == 0
+
+
+def test_what_is_not_as_it_seems_is_not_computed_straight(model):
+    """A module that does more than its kind says, an adapter, and another family go through their own modules."""
+    assert Policy(copy.deepcopy(model)).straight is not None
+    other = copy.deepcopy(model)
+    other.model.layers[0].register_forward_hook(lambda module, args, out: out * 1.1)
+    assert Policy(other).straight is None
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=90, n_positions=64, n_embd=32, n_layer=1, n_head=2))
+    assert Policy(gpt2).straight is None
+
+
+def test_bundles_hold_every_row_once_within_the_bound(rows):
+    for tokens, share in ((60, True), (60, False), (400, True)):
+        cut = bundles(rows, tokens, share)
+        assert sorted(i for f in cut for i in f.rows) == list(range(len(rows)))
+        for forward in cut:
+            part = [rows[i] for i in forward.rows]
+            prompts = {row.prompt_ids for row in part} if share else [row.prompt_ids for row in part]
+            size = sum(len(row.ids) for row in part) + sum(map(len, prompts))
+            assert size <= tokens or len(part) == 1
+    pairs = bundles(rows[:8], 30, True, 2)
+    assert all(f.rows[::2] == tuple(i - 1 for i in f.rows[1::2]) for f in pairs)
+
+
+def test_a_layout_says_where_every_token_is(rows):
+    """Its ids and positions read back are the rows; a prompt that several rows have is there once."""
+    for share in (True, False):
+        layout = lay_out(rows, share, torch.device("cpu"))
+        forward = Forward(tuple(range(len(rows))), share)
+        assert (len(layout.ids), 0) == computed_tokens(rows, forward, True)
+        assert layout.targets.tolist() == [token for row in rows for token in row.ids]
+        before = [token for row in rows for token in (row.prompt_ids + row.ids)[len(row.prompt_ids) - 1 : -1]]
+        assert layout.ids[layout.take].tolist() == before
+        places = [p for row in rows for p in range(len(row.prompt_ids) - 1, len(row) - 1)]
+        assert layout.positions[layout.take].tolist() == places
+        assert [part.start for part in layout.parts] == [0, *(part.end for part in layout.parts[:-1])]
