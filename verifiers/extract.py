@@ -21,14 +21,18 @@ _EMPTY_BOX = re.compile(
 )
 _BRACE = re.compile(r"[{}]|\\.", re.DOTALL)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
-_FINAL = re.compile(r"\bfinal\s+(?:answer|result)\b\W{0,6}(?:is|are|=)?\s*[:=]?\s*", re.IGNORECASE)
+_FINAL = re.compile(
+    r"\bfinal\s+(?:answer|result)s?\b(?:\s{1,4}[-\u2013\u2014]\s|[\s*_:>#\"'}\u2192\u2705]){0,8}(?:is|are|=)?\s*[:=]?\s*",
+    re.IGNORECASE,
+)
 _STATED_CUES = ("answer", "result", "solution", "option", "choice", "a:")
 _STATED = re.compile(
-    r"\b(?:answer|result|solution|option|choice)(?:\s|\*\*){0,40}(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
+    r"\b(?:answer|result|solution|option|choice)\"?(?:\s|\*\*){0,40}"
+    r"(?:is(?!n)|are(?!n)|:|=|would be|will be|must be)\s*"
     r"|^[ \t]*A:[ \t]*",
     re.IGNORECASE | re.MULTILINE,
 )
-_BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])")
+BOLD = re.compile(r"(?<![\w)}])\*\*|\*\*(?![\w({\\])")
 _END = re.compile(r"\n|(?<![A-Z])[.!?](?=\s+[A-Z\n]|\s*$)")
 
 
@@ -149,7 +153,7 @@ def _sentence(text: str, start: int) -> str:
     """From ``start`` to the end of the sentence or line; an opened mathematics span is kept whole."""
     rest = text[start : start + 2000]
     if "**" in rest:
-        rest = _BOLD.sub("", rest)
+        rest = BOLD.sub("", rest)
     rest = rest.lstrip(" \t:")
     stripped = rest.lstrip()
     if stripped[:1] in ("$", "\\"):

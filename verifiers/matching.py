@@ -7,6 +7,9 @@ from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import Tolerance
 from verifiers.reading import Reading
 
+_FIRST_LETTERS = frozenset("ABCDE")
+"""A reference "C" is a choice, which a lower-case "(c)" names too."""
+
 
 def _wordy(reading: Reading) -> bool:
     return reading.tree is None or reading.tree.kind == "text"
@@ -26,6 +29,8 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
         return "text"
     if gold.choice and answer.choice:
         return "choice" if gold.choice == answer.choice else None
+    if gold.choice in _FIRST_LETTERS and answer.words == gold.choice.lower() == gold.words:
+        return "choice"
     if gold.tree is None or answer.tree is None:
         return None
     left, right = gold.number, answer.number
@@ -43,7 +48,8 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
         pairs = [(g, a) for g in (gold.tree, *gold.more) for a in (answer.tree, *answer.more)]
     else:
         pairs = [(gold.tree, answer.tree)]
-        pairs += [(gold.tree, other) for other in answer.more if gold.tree.kind != "list"]
+        pairs += [(gold.tree, o) for o in answer.more if gold.tree.kind != "list" or o.kind == "list"]
+        pairs += [(g, answer.tree) for g in gold.more if g.kind == answer.tree.kind == "list"]
         if answer.tree.kind != "list":  # a reference "1,2" is two numbers, never 1.2; "1,25" may be either
             two = gold.tree.kind == "list"
             pairs += [(other, answer.tree) for other in gold.more if not two or _places(other) > 1]
@@ -51,4 +57,18 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
         rule = equal(one, other, how) if "text" not in (one.kind, other.kind) else None
         if rule:
             return rule
-    return None
+    left, right = _apart(gold.tree, answer.tree), _apart(answer.tree, gold.tree)
+    return equal(left, right, how) if (left, right) != (gold.tree, answer.tree) else None
+
+
+def _apart(node: Node, other: Node) -> Node:
+    """``node`` with "RC" as the product of R and C, where these letters also stand alone in it or in the other."""
+    names = node.variables()
+    letters = names | other.variables()
+    for name in names:
+        if 1 < len(name) <= 4 and name.isupper() and name.isalpha() and set(name) <= letters:
+            product = Node("var", name[0])
+            for letter in name[1:]:
+                product = Node("mul", None, (product, Node("var", letter)))
+            node = node.substitute(name, product)
+    return node

@@ -21,7 +21,7 @@ from verifiers.expressions.work import TooMuchWork, limited
 from verifiers.extract import last_box
 from verifiers.judging import BadReference, RuleVerifier, shown
 from verifiers.matching import match
-from verifiers.reading import Reading, read
+from verifiers.reading import Reading, plain_words, read
 
 
 class Mathematics(RuleVerifier):
@@ -52,7 +52,7 @@ class Mathematics(RuleVerifier):
             verdict = _remembered_verdict(reference, answer, self.how)
         else:
             verdict = _verdict(_reference(reference), answer, self.how)
-        if verdict.status == "no_answer" and attempt.response.strip() == reference.strip():
+        if verdict.status == "no_answer" and _word_for_word(attempt.response, reference):
             return Verdict(1.0, rule="text", reason="the reference word for word")
         return verdict
 
@@ -84,8 +84,19 @@ def _verdict(gold: Reading, answer: Answer, how: Tolerance) -> Verdict:
     return Verdict(0.0, answer.vote, rule=reading.tree.kind if reading.tree else "text", reason=reason)
 
 
+def _word_for_word(response: str, reference: str) -> bool:
+    """Whether the response is the reference, which may be words with numbers in them ("Monday, March 3")."""
+    if response.strip() == reference.strip():
+        return True
+    return len(response) <= SHORT and plain_words(response) == plain_words(reference)
+
+
 def _brief(words: str) -> str:
     return words if len(words) <= 40 and words.isalnum() else shown(words)
+
+
+_SENTENCE = re.compile(r"\W*(?:[A-Z][a-z']+|[a-z]{2,}|[AI])\b|[^A-Za-z]*$")
+"""Where a reference begins with words it may be a whole solution; "$f(x) = ax$, where $g(a) = 0$" states no 0."""
 
 
 def _reference(text: str) -> Reading:
@@ -97,11 +108,12 @@ def _reference(text: str) -> Reading:
         raise BadReference(found.trouble.replace("response", f"reference {shown(text)!r}", 1))
     try:
         with limited():
-            gold = read(text[max(last_box(text), 0) :]) if found.trouble else found.reading
+            bare = found.trouble or (found.source == "prose" and not _SENTENCE.match(text))
+            gold = read(text[max(last_box(text), 0) :]) if bare else found.reading
             undefined = gold.tree is not None and _undefined(gold.tree)
     except TooMuchWork as error:
         raise BadReference(f"the reference {shown(text)!r} asks for {error}") from None
-    if gold.tree is None and (not _is_words(gold.words) or gold.words == "nan"):
+    if gold.tree is None and not gold.choice and (not _is_words(gold.words) or gold.words == "nan"):
         raise BadReference(f"the reference {shown(text)!r} cannot be read: {gold.why}")
     if undefined:
         raise BadReference(f"the reference {shown(text)!r} has no value")

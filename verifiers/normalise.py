@@ -33,6 +33,7 @@ _PLAIN = {
     "\u2215": "/",
     "\u201a": ",",
     "\u060c": ",",
+    "\u2236": ":",
 }
 _UNICODE = str.maketrans({**_PLAIN, **_FRACTIONS})
 _WIDE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]+")
@@ -56,6 +57,7 @@ _LATEX = [
     (re.compile(r"(?<!\\)\\([$%&#_])"), r"\1"),
     (re.compile(r"\\(?:times|cdot|ast)(?![A-Za-z])"), "*"),
     (re.compile(r"\\div(?![A-Za-z])"), "/"),
+    (re.compile(r"\\surd(?![A-Za-z])"), r"\\sqrt "),
 ]
 _SPACES = re.compile(r"\s+")
 

@@ -48,6 +48,9 @@ def number_in_words(words: str) -> Fraction | None:
 def _positive(parts: list[str]) -> Fraction | None:
     if parts == ["half"]:
         return Fraction(1, 2)
+    if len(parts) > 3 and parts[-3:-1] == ["and", "a"] and parts[-1] in ("half", "quarter", "third"):
+        whole = _positive(parts[:-3])
+        return None if whole is None else whole + Fraction(1, _PARTS[parts[-1]])
     if len(parts) == 2 and parts[1] in _PARTS:
         count = 1 if parts[0] == "a" else _NUMBER_WORDS.get(parts[0], 0)
         return Fraction(count, _PARTS[parts[1]]) if count and (count > 1) == parts[1].endswith("s") else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from verifiers.expressions.lexer import clean
+from verifiers.extract import BOLD
 from verifiers.normalise import squeeze
 from verifiers.reading import _STYLE, Reading, read
 
@@ -19,7 +20,7 @@ _LITERAL = re.compile(
     r"(?<![A-Za-z0-9_^.,{\\(%])(?P<sign>-)?(?:[$€£]\s?)?"
     r"(?P<body>\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d+|\.\d+|\d+,\d+(?![\d,])|\d+)"
     r"(?P<over>/\d+)?(?P<percent>\s?\\?%)?"
-    r"(?![\d^_/*]|[A-Za-z]{4,}\d|\s*[-+*/=^%]\s*\d|\s*\\(?!text|mathrm|mbox|%)[A-Za-z])",
+    r"(?![\d^_/*]|'[^']*$|[A-Za-z]{4,}\d|\s*[-+*/=^%]\s*\d|\s*\\(?!text|mathrm|mbox|%)[A-Za-z])",
     re.ASCII,
 )
 _PAIR_AT_END = re.compile(r"(?<=\s)([(\[][^()\[\],]{1,100},[^()\[\]]{1,100}[)\]])\s*\.?\s*$")
@@ -71,6 +72,8 @@ def read_last_line(line: str) -> Reading | None:
     $x > 5$ is the solution"). None for any other number in a sentence ("Step 3", "is it 5?", "see equation 4")."""
     line = _END_MARK.sub("", line[-4_000:])
     line = _COURTESY.sub("", line).rstrip()
+    if "**" in line:
+        line = BOLD.sub("", line)
     if len(line) <= _BARE_LIMIT and (whole := read(line)).tree is not None:
         return whole
     if line.rstrip("*_ $").endswith("?"):

@@ -7,12 +7,13 @@ Bare answers ("\frac12"), answers with words around them ("$5$ apples"), choices
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 from verifiers.expressions.lexer import Unreadable, clean
-from verifiers.expressions.literals import decimal
+from verifiers.expressions.literals import decimal, fraction_of_period
 from verifiers.expressions.nodes import Node, num, number_of
 from verifiers.expressions.parser import parse
 from verifiers.expressions.units import is_unit, unit_of
@@ -57,17 +58,22 @@ _OPTION = re.compile(
 _SECOND_CHOICE = re.compile(
     r"\([A-Z]\)|(?:\bor\b|\band\b|[,/&])\s*(?:\\text[a-z]*\s*\{\s*)?\(?[A-Z]\b(?!\s*[a-z(])"
 )
+_HALF_MARKED = re.compile(r"[A-J]\)")
 _ARTICLE = re.compile(r"^(?:a|an|the) (?=[a-z]{3,}$)")
-_RATIO = re.compile(r"(\d{1,30}) to (\d{1,30})", re.ASCII)
+_RATIO = re.compile(r"\d{1,30}(?: to \d{1,30}){1,4}", re.ASCII)
 _COMPOUND = re.compile(
     r"(\d{1,30}) ?([a-z]{1,12})\.?,?(?: and)? (\d{1,30}(?:\.\d{1,30})?) ?([a-z]{1,12})", re.ASCII
 )
 _DAY = re.compile(r"(?<=[a-z] )(\d{1,2})(?:st|nd|rd|th)\b", re.ASCII)
 _DIGITS_AND_LETTERS = re.compile(
-    r"(?=[0-9A-Fa-f]{0,40}[A-Fa-f])([0-9][0-9A-Fa-f]{0,40})_\{?(1[1-6])\}?", re.ASCII
+    r"\(?(?=[0-9A-Fa-f]{0,40}[A-Fa-f])([0-9][0-9A-Fa-f]{0,40}|[A-F][0-9A-F]{1,40})\)?_\{?(?:\\text\{)?(1[1-6])\}{0,2}",
+    re.ASCII,
 )
 _TURNED = re.compile(r"^\s*\]|\[\s*$|\[\s*\\cup|\\cup\s*\]")
 _TURNED_INTERVAL = re.compile(r"([\[\]])([^\[\]();]+[,;][^\[\]();]+)([\[\]])")
+_BRACED_COMMA = re.compile(r"\d{1,30}\{,\}(?!\d{3}(?!\d))\d{1,30}", re.ASCII)
+_ROUND_REPEAT = re.compile(r"(\d{0,30}\.\d{1,30})\((\d{1,30})\)", re.ASCII)
+_GLUED_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 _MIXED = re.compile(r"(\d{1,30}) and (\d{1,30})/(\d{1,30})", re.ASCII)
 _STYLE = re.compile(
     r"\\(?:text|textnormal|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname|mathit|emph)\s*\{([^{}]*)\}"
@@ -83,6 +89,14 @@ _EDGES = re.compile(
 )
 _DOLLARS = re.compile(r"(?<!\\)\$")
 _COMMA_DECIMAL = re.compile(r"-?\d+,\d+$")
+_POWER_WORDS = re.compile(r"\b(?:square|cubic|sq|squared|cubed)\b", re.IGNORECASE)
+_LONE_LETTER = re.compile(r"[A-Za-z]")
+_SYMBOLS = frozenset("mshglLNJWVK")
+"""Units of one letter; "2 n" is no force."""
+_MEASURED_LIMIT = 120
+_MEASURED = re.compile(
+    r"(?P<value>.*?[\d)}])(?P<unit>(?:\s+|\s*/\s*)[A-Za-z\u03bc]{1,12}(?:\^-?\d)?(?:(?:\s*[*/]\s*|\s+)[A-Za-z\u03bc]{1,12}(?:\^-?\d)?){0,5})\.?"
+)
 _SHORT_UNIT = re.compile(r"^(.*[\d})])\s+([a-zA-Z]{1,2}(?:/[a-z]{1,3})?(?:\^\{?\d\}?)?)$")
 
 
@@ -150,10 +164,14 @@ def _read(text: str) -> Reading:
         bare = "\\{" + bare[1:-1] + "\\}"
     words = plain_words(bare)
     words = "does not exist" if words in ("dne", "d.n.e") else _DAY.sub(r"\1", words)
+    bare = re.sub(r"(?<!\\)\\$", "", bare)
     choice = _choice(bare)
     tree, why = _tree(bare, words)
+    others = _others(bare, tree, "$" in text or "\\(" in text)
+    if tree is None and others and others[0].kind == "unit":
+        tree, others = others[0], others[1:]
     number = None if tree is None else number_of(tree)
-    return Reading(tree, words, choice, tuple(_others(bare, tree)), why, number)
+    return Reading(tree, words, choice, tuple(others), why, number)
 
 
 def _tree(text: str, words: str) -> tuple[Node | None, str]:
@@ -165,6 +183,9 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
     known = _PHRASES.get(words)
     if known is not None:
         return known, ""
+    counted = _counted(words)
+    if counted is not None:
+        return counted, ""
     scaled = _SCALED.fullmatch(words)
     if scaled:
         node = num(Fraction(scaled[2].replace(",", "")) * (SCALES | {"dozen": 12})[scaled[3]])
@@ -177,11 +198,15 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
         return parts, ""
     ratio = _RATIO.fullmatch(words)
     if ratio:
-        return Node("ratio", None, (num(int(ratio[1])), num(int(ratio[2])))), ""
+        return Node("ratio", None, tuple(num(int(term)) for term in words.split(" to "))), ""
     based = _DIGITS_AND_LETTERS.fullmatch(text)
     if based and not re.search("[a-f]", based[1]):  # "2a_{16}" may be twice a term; see _others
         return Node("base", based.groups()), ""
     why = ""
+    if text[:9].lower().startswith(("minus ", "negative ")):
+        text = "-" + text.partition(" ")[2]
+    if _BRACED_COMMA.fullmatch(text):
+        return decimal(text.replace("{,}", "."), 0), ""
     for form in _forms(text):
         if _TURNED.search(form):  # the French way: ]0,1[
             form = _TURNED_INTERVAL.sub(_half_open, form)
@@ -194,6 +219,25 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
             return Node("text", unwrap(_STYLE.sub(r"\1", text)).strip()), ""
         return tree, ""
     return None, why
+
+
+def _counted(words: str) -> Node | None:
+    """Number words with what they count: "eight percent", "five dollars", "twelve apples"."""
+    number, _, counted = words.rpartition(" ")
+    value = (
+        number_in_words(number)
+        if counted.isalpha() and words.replace(" ", "").replace("-", "").isalpha()
+        else None
+    )
+    if (
+        value is None
+        or number_in_words(counted) is not None
+        or counted in ("squared", "cubed", "times", "halves")
+    ):
+        return None
+    if counted in ("percent", "percentage"):
+        return Node("percent", None, (num(value),))
+    return Node("unit", counted, (num(value),)) if is_unit(counted) or counted.endswith("s") else None
 
 
 def _half_open(match: re.Match[str]) -> str:
@@ -217,11 +261,12 @@ def _forms(text: str) -> list[str]:
     """The text without mathematics marks, then as it stands."""
     count = len(_DOLLARS.findall(text))
     forms = [_DOLLARS.sub(" ", text)] if count and count % 2 == 0 else []
-    bare = re.sub(r"\\[()\[\]](?![A-Za-z])", " ", text) if "\\(" in text or "\\[" in text else text
+    bare = re.sub(r"(?<!\\)\\[()\[\]](?![A-Za-z])", " ", text) if "\\(" in text or "\\[" in text else text
     return [_EDGES.sub("", form) for form in (*forms, bare)]
 
 
-def _others(text: str, tree: Node | None) -> list[Node]:
+def _others(text: str, tree: Node | None, formula: bool = False) -> list[Node]:
+    """What the text may mean as well. formula: it stood between mathematics marks, where "6 m" is no length."""
     found: list[Node] = []
     plain = squeeze(_DOLLARS.sub("", text) if text.count("$") == 2 else text)
     if _COMMA_DECIMAL.match(plain) and (tree is None or tree.kind == "list"):  # "1,234" groups its digits
@@ -232,6 +277,12 @@ def _others(text: str, tree: Node | None) -> list[Node]:
     mixed = _MIXED.fullmatch(plain)
     if mixed and 0 < int(mixed[2]) < int(mixed[3]):
         found.append(num(int(mixed[1]) + Fraction(int(mixed[2]), int(mixed[3]))))
+    repeated = _ROUND_REPEAT.fullmatch(plain)
+    if repeated:
+        found.append(fraction_of_period(repeated[1], repeated[2]))
+    if tree is not None and tree.kind == "list" and _GLUED_THOUSANDS.search(plain):
+        with suppress(Unreadable, RecursionError):  # "27,54,108,135": every comma separates
+            found.append(parse(re.sub(r",(?=\d)", ", ", plain)))
     based = _DIGITS_AND_LETTERS.fullmatch(plain)
     if based:
         found.append(Node("base", based.groups()))
@@ -241,8 +292,18 @@ def _others(text: str, tree: Node | None) -> list[Node]:
             found.append(parse(option.group("option")))
         except (Unreadable, RecursionError):
             return found
+    measured = _MEASURED.fullmatch(_spelled(plain)) if len(plain) <= _MEASURED_LIMIT else None
+    if measured and not _POWER_WORDS.search(measured["unit"]):
+        names = re.sub(r"\s*([*/])\s*|\s+", lambda m: m.group(1) or "*", measured["unit"].strip())
+        if unit_of(names) is not None and not _LONE_LETTER.fullmatch(names):
+            with suppress(Unreadable, RecursionError):
+                found.append(Node("unit", names, (parse(measured["value"]),)))
     unit = _SHORT_UNIT.match(plain if plain.isascii() else clean(plain))
-    if unit and is_unit(re.split(r"[/^]", unit.group(2))[0]):
+    if (
+        unit
+        and is_unit(re.split(r"[/^]", unit.group(2))[0])
+        and (len(unit.group(2)) > 1 or (not formula and unit.group(2) in _SYMBOLS))
+    ):
         try:
             found.append(Node("unit", unit.group(2), (parse(unit.group(1)),)))
         except Unreadable:
@@ -255,6 +316,23 @@ def _others(text: str, tree: Node | None) -> list[Node]:
             product = Node("mul", None, (product, part))
         found.append(product)
     return found
+
+
+def _spelled(text: str) -> str:
+    """An amount with its unit, spelled one way: "10^6 m s^-1" for "10^6\\,\\mathrm{m\\,s^{-1}}"."""
+    text = (
+        plain_unicode(text)
+        .replace("\\AA", " angstrom")
+        .replace("\u00c5", " angstrom")
+        .replace("\u00b5", "\u03bc")
+    )
+    text = re.sub(r"\\mathring\s*\{A\}", " angstrom", text).replace("\\mu", "\u03bc")
+    text = re.sub(r"\\[,;:> ]|~|\\quad", " ", text)
+    text = re.sub(r"\^\s*\{\s*(-?\d)\s*\}", r"^\1", text)
+    for _ in range(2):
+        text = _STYLE.sub(r" \1", text)
+    text = re.sub(r"\\[dt]?frac\s*\{([A-Za-z^\d ]+)\}\s*\{([A-Za-z^\d ]+)\}$", r" \1/\2", text)
+    return re.sub(r"\u03bc\s+(?=m)", "\u03bc", text.replace("\\cdot", "*").replace("\\times", "*"))
 
 
 def _choice(text: str) -> str:
@@ -270,6 +348,8 @@ def _choice(text: str) -> str:
         return ""
     if len(text) == 1 or (not rest or rest in (".", ":", ")")):
         return match.group("letter")
+    if _HALF_MARKED.match(text) and text.count("(") < text.count(")"):  # "A)24 minutes"
+        return text[0]
     if (
         marked
         and "(" in text[: match.end("letter")]

@@ -141,7 +141,20 @@ class Atoms(Cursor, ABC):
             sign = self.kind
             self.i += 1
             return Node("unit", sign, (self.signed(),))
+        if self.kind == "text" and self.named_in_words():
+            self.i += 1
+            words = self.t[self.i - 1][1].strip()
+            return Node("var", words if words.isupper() and len(words) > 1 else f"text {words.casefold()}")
         raise Unreadable(f"{self.text!r} where a value should stand")
+
+    def named_in_words(self) -> bool:
+        r"""Whether words stand here for a quantity: "\text{area} = 5", "P(\text{red})"."""
+        after = self.peek()[0]
+        return after == "=" or (self.before() in ("=", "(") and after in ("", ")", ","))
+
+    def before(self) -> str:
+        """The kind of the token before this one; empty at the beginning."""
+        return self.t[self.i - 1][0] if self.i else ""
 
     def number(self) -> Node:
         text = self.text
@@ -158,7 +171,10 @@ class Atoms(Cursor, ABC):
             return Node("time", (int(text), 0, self.t[self.i - 1][1][0].lower()))
         if "." in text and self.is_cmd("overline", "dot", "bar"):
             self.i += 1
-            return fraction_of_period(text, self.subscript())
+            repeated = fraction_of_period(text, self.subscript())
+            if self.kind == "..." or self.is_cmd(*DOTS):
+                self.i += 1
+            return repeated
         if text.endswith(".") and self.kind == "(" and self.peek()[0] == "num" and self.peek(2)[0] == ")":
             block = self.peek()[1]
             self.i += 3
@@ -293,13 +309,17 @@ class Atoms(Cursor, ABC):
                     "tuple", "()", (ZERO, INFINITY) if sign == "+" else (Node("neg", None, (INFINITY,)), ZERO)
                 )
             return node
+        if name in ("angle", "triangle"):
+            return Node("var", f"{name} {self.corners()}")
+        if name in ("vec", "hat", "overrightarrow", "widehat") and (letter := self.letter()):
+            return self.named(letter)
+        if name in ("dot", "ddot"):
+            return self.indexed(Node("var", f"{name} {self.subscript()}"))
         if name in (
             "overline",
             "vec",
             "bar",
             "hat",
-            "angle",
-            "triangle",
             "overrightarrow",
             "widehat",
             "mathbf",
@@ -328,6 +348,32 @@ class Atoms(Cursor, ABC):
             raise Unreadable(f"\\{name} is left unevaluated")
         return self.named(name)
 
+    def corners(self) -> str:
+        """The letters of an angle or a triangle, written together or apart, with their subscripts."""
+        if self.kind == "{":
+            return self.subscript()
+        names = []
+        while self.kind == "word" and (self.text.isupper() or (not names and len(self.text) == 1)):
+            names.append(self.text)
+            self.i += 1
+            if self.kind == "_":
+                self.i += 1
+                names.append(self.subscript())
+            elif self.kind == "num" and self.text.isdecimal():
+                names.append(self.text)
+                self.i += 1
+        return "".join(names) or self.subscript()
+
+    def letter(self) -> str:
+        """The one letter that a hat or an arrow stands on, taken; empty where more stands below it."""
+        braced = self.kind == "{"
+        kind, text = self.peek() if braced else (self.kind, self.text)
+        one = (kind == "word" and len(text) == 1) or text in ("imath", "jmath")
+        if not one or (braced and self.peek(2)[0] != "}"):
+            return ""
+        self.i += 3 if braced else 1
+        return {"imath": "i", "jmath": "j"}.get(text, text)
+
     def argument(self) -> Node:
         """A braced group, or a single digit, letter or command: ``\\frac12``, ``\\sqrt2``."""
         if self.kind == "{":
@@ -341,6 +387,9 @@ class Atoms(Cursor, ABC):
             elif len(text) > 1 and text.isdecimal() and self.t[self.i - 1][0] == "num":
                 self.t[self.i : self.i + 1] = [(kind, text[0]), (kind, text[1:])]
             return self.number() if len(self.text) > 1 else self.digit()
+        if self.kind == "word" and len(self.text) == 1 and self.peek()[0] == "num":  # \frac m2
+            self.i += 1
+            return Node("var", self.t[self.i - 1][1])
         return self.atom()
 
     def digit(self) -> Node:
@@ -363,11 +412,24 @@ class Atoms(Cursor, ABC):
             return self.named(word if word in FUNCTIONS or len(word) == 1 else word.lower())
         if word.isupper():
             return self.indexed(Node("var", word))
-        if len(word) > 3 or not word.islower() or word in STOP:
+        if len(word) > 3 or not word[0].islower() or (word in STOP and not self.enclosed()):
             raise Unreadable(f"{word!r} is a word")
         self.i -= 1
         self.t[self.i : self.i + 1] = [("word", c) for c in word]
         return self.word()
+
+    def enclosed(self) -> bool:
+        """Whether the word just taken stands between operators or brackets, as the product in "e^{at}" does."""
+        before = self.t[self.i - 2][0] if self.i > 1 else ""
+        return before in ("{", "(", "-", "+", "*", "/", "num") and self.kind in (
+            "}",
+            ")",
+            "-",
+            "+",
+            "*",
+            "/",
+            "^",
+        )
 
     def named(self, name: str) -> Node:
         if name in FUNCTIONS:
@@ -392,7 +454,16 @@ class Atoms(Cursor, ABC):
         elif self.kind == "num" and self.text.isdecimal() and self.t[self.i - 1][0] == "word":
             node = Node("var", f"{node.value}_{self.text}")
             self.i += 1
-        if node.value[0] in APPLIED and self.kind == "(" and self.peek()[0] in ("word", "num", "-", "cmd"):
+        if self.kind == "(" and self.applied(node):
+            self.i += 3
+            inside = self.t[self.i - 2]
+            argument = num(int(inside[1])) if inside[0] == "num" else Node("var", inside[1])
+            return Node("func", "apply " + node.value, (argument,))
+        if (
+            node.value[0] in APPLIED
+            and self.kind == "("
+            and self.peek()[0] in ("word", "num", "-", "cmd", "text")
+        ):
             mark = self.i
             argument = self.bracket()
             simple = argument.kind in ("var", "num", "tuple", "neg", "div", "const") or self.kind in (
@@ -404,6 +475,15 @@ class Atoms(Cursor, ABC):
                 return Node("func", "apply " + node.value, (argument,))
             self.i = mark
         return node
+
+    def applied(self, node: Node) -> bool:
+        """Whether "I(0)" or, where it is defined, "N(n) =" stands here: any letter may name a function then."""
+        kind, text = self.peek()
+        if self.peek(2)[0] != ")" or len(node.value) > 1:
+            return False
+        first = self.i < 2 or self.t[self.i - 2][0] in (",", ";")
+        defined = kind == "word" and len(text) == 1 and text.isalpha() and first and self.peek(3)[0] == "="
+        return defined or (kind == "num" and text.isdecimal())
 
     def function(self, name: str) -> Node:
         base: Node | None = None

@@ -33,6 +33,8 @@ def equal(gold: Node, answer: Node, how: Tolerance = STRICT) -> str | None:
     gold, answer = settled(gold), settled(answer)
     if gold == answer:
         return "identical"
+    if answer.kind == "list" and gold.kind not in ("list", "tuple", "matrix"):
+        answer = _once(answer)
     if how.rename:
         answer = _renamed(gold, answer)
     gold, answer = _point(gold, answer), _point(answer, gold)
@@ -41,9 +43,7 @@ def equal(gold: Node, answer: Node, how: Tolerance = STRICT) -> str | None:
             return None
     if "named" in (gold.kind, answer.kind):
         return _named(gold, answer, how)
-    if "family" in (gold.kind, answer.kind) or (
-        gold.kind != "list" and families_in_other_letters(gold, answer)
-    ):
+    if "family" in (gold.kind, answer.kind) or families_in_other_letters(gold, answer):
         return families(gold, answer)
     if _set_like(gold) or _set_like(answer):
         return _as_sets(gold, answer, how)
@@ -57,6 +57,13 @@ def equal(gold: Node, answer: Node, how: Tolerance = STRICT) -> str | None:
     if "tuple" in (gold.kind, answer.kind):
         return _tuples(gold, answer, how)
     return scalars(gold, answer, how, equal)
+
+
+def _once(node: Node) -> Node:
+    """A list that gives one value again and again ("5, 5" for a double root) as that value."""
+    first, *others = node.args
+    value_ = first.args[0] if first.kind == "named" else first
+    return first if all(item in (first, value_) or scalars(value_, item) for item in others) else node
 
 
 def _point(node: Node, other: Node) -> Node:
@@ -82,7 +89,7 @@ def _renamed(gold: Node, answer: Node) -> Node:
 
 def _named(gold: Node, answer: Node, how: Tolerance) -> str | None:
     if gold.kind == answer.kind == "named":
-        if gold.value != answer.value and not (how.rename or _same_function(gold.value, answer.value)):
+        if gold.value != answer.value and not (how.rename or _same_name(gold.value, answer.value)):
             return _equations(gold, answer)
         return equal(gold.args[0], answer.args[0], how) or _equations(gold, answer)
     named, other = (gold, answer) if gold.kind == "named" else (answer, gold)
@@ -98,8 +105,11 @@ def _named(gold: Node, answer: Node, how: Tolerance) -> str | None:
     return equal(bare, answer, how) if gold.kind == "named" else equal(gold, bare, how)
 
 
-def _same_function(left: str, right: str) -> bool:
-    return left.startswith("apply ") and left == right
+def _same_name(left: str, right: str) -> bool:
+    """Whether two names may be of one thing: "m_max" and "m", "y" and "f(x)"."""
+    if left.startswith("apply ") != right.startswith("apply "):
+        return "y" in (left, right)
+    return left.partition("_")[0] == right.partition("_")[0] and ("_" in left) != ("_" in right)
 
 
 def _unpacked(named: Node) -> Node:
@@ -111,7 +121,7 @@ def _unpacked(named: Node) -> Node:
 
 
 def _equation(node: Node) -> Node | None:
-    if node.kind == "named" and node.value.isidentifier():
+    if node.kind == "named" and node.value.replace("'", "").isidentifier():
         return Node("add", None, (Node("var", node.value), Node("neg", None, (node.args[0],))))
     if node.kind == "relation" and node.value == ("=",):
         return zero_side(node)

@@ -199,6 +199,24 @@ def _far_point(names: set[str], turn: int) -> dict[str, Fraction]:
     }
 
 
+_COUNTS = ((5, 3, 2, 4), (9, 4, 3, 2), (8, 2, 5, 1), (16, 7, 6, 3), (4, 6, 1, 2), (27, 10, 8, 9))
+
+
+def _counting_point(names: set[str], turn: int) -> dict[str, Fraction]:
+    """Natural numbers, where factorials have a value and floors jump."""
+    row = _COUNTS[turn % len(_COUNTS)]
+    return {
+        name: Fraction(row[place % len(row)] + place // len(row)) for place, name in enumerate(sorted(names))
+    }
+
+
+def _counts(tree: Node) -> bool:
+    return any(
+        node.kind == "fact" or (node.kind == "func" and node.value in ("floor", "ceil", "binom"))
+        for node in tree.walk()
+    )
+
+
 def point_for(names: set[str], turn: int) -> dict[str, Fraction]:
     """The ``turn``-th sample point: small and large, positive and negative."""
     scale, shift = ((1, 0), (3, 1), (-3, 0), (1, -1), (7, 2), (-1, -2))[turn % 6]
@@ -225,6 +243,9 @@ def same_expression(left: Node, right: Node) -> bool:
     kinked = bool(names) and (_kinked(left) or _kinked(right))
     points = [(point_for, turn) for turn in range(6 if names else 1)]
     points += [(_far_point, turn) for turn in range(4 * len(_SCALES) if kinked else 0)]
+    if names and (_counts(left) or _counts(right)):
+        points += [(_counting_point, turn) for turn in range(len(_COUNTS))]
+        kinked = True  # all points are looked at
     for make_point, turn in points:
         charge(10 + 3 * len(names))
         point = make_point(names, turn)

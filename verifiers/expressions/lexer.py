@@ -147,13 +147,25 @@ _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _WHOLE_OVER = re.compile(r"^([^{}]*)\\over(?![A-Za-z])([^{}]*)$")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
 _TRANSPOSED = re.compile(r"\^\s*(?:\\(?:top|intercal)(?![A-Za-z])|\{\s*\\(?:top|intercal)\s*\})")
+_PRIMES = re.compile(r"\^\s*\{?((?:\s*\\prime(?![A-Za-z])){1,3})\s*\}?")
+_BASE_IN_WORDS = re.compile(
+    r"(?<![A-Za-z0-9.])\(?([0-9]{1,60})\)?\s*_?\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*[(,]?\s*(?:in\s+)?base[\s}-]*"
+    r"(\d{1,2}|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\)?\s*\}{0,2}"
+)
+_BRACKETED_BASE = re.compile(r"_\{\s*\(\s*(\d{1,2})\s*\)\s*\}")
+_GROUPED_ARGUMENT = re.compile(r"(?:(?<=[a-z])|(?<=\}))\{\s*([1-9]\d{0,2}(?:,\d{3})+)\s*\}")
+_MIXED_IN_BRACES = re.compile(r"(?<=\d)\s*\{\s*(\\frac\s*\{\d{1,30}\}\s*\{\d{1,30}\})\s*\}")
+_DERIVATIVE = re.compile(r"(?<![A-Za-z\\])d([A-Za-z])\s*/\s*d([a-z])(?![A-Za-z])")
+_SMALL_O = re.compile(r"(?<=\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\s*\{\s*)?o(?![A-Za-z])\s*\}{0,2}")
+_RATE = re.compile(r"([$€£]\s?\d[\d,.]*)\s*/\s*(?=[a-z]{3,})")
+_RUPEES = re.compile(r"\bRs\b\.?\s*(?=\d)")
 _MEMBER = re.compile(r"^\s*([A-Za-z])\s+in\s+(?=[\[({\\])")
 
 
 def clean(text: str) -> str:
     """``text`` in one notation: Unicode symbols as LaTeX, spacing and sizing commands gone."""
     if not text.isascii():
-        text = text.replace("³√", "∛")
+        text = text.replace("³√", "∛").replace("¢", " cents ")
         text = _OVERLINED.sub(lambda m: r"\overline{" + m.group()[::2] + "}", text)
         text = _SUPER.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
         text = _SUB.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
@@ -170,6 +182,8 @@ def clean(text: str) -> str:
             text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
         if "\\colon" in text:
             text = re.sub(r"\\colon(?![A-Za-z])", ":", text)
+        if "\\prime" in text:
+            text = _PRIMES.sub(lambda m: "'" * m.group(1).count("p"), text)
         if "\\top" in text or "\\intercal" in text:
             text = _TRANSPOSED.sub("^T", text)
         if "\\dot" in text:
@@ -183,6 +197,22 @@ def clean(text: str) -> str:
         text = text.replace(r"\quad", ";").replace(r"\qquad", ";") if "quad" in text else text
         text = re.sub(r"(?<=\d)\\,(?=\d{3})", "{,}", text)
         text = plain_latex(text)
+        if "{\\frac" in text or "{ \\frac" in text:
+            text = _MIXED_IN_BRACES.sub(r"\1", text)
+    if "," in text and "{" in text:
+        text = _GROUPED_ARGUMENT.sub(lambda m: "{" + m.group(1).replace(",", "") + "}", text)
+    if "base" in text:
+        text = _BASE_IN_WORDS.sub(r"\1_{\2}", text)
+    if "_{" in text:
+        text = _BRACKETED_BASE.sub(r"_{\1}", text)
+    if "/" in text:
+        text = _RATE.sub(r"\1 per ", _DERIVATIVE.sub(r"\\frac{d \1}{d \2}", text))
+    if "^" in text and "o" in text:
+        text = _SMALL_O.sub(r"^\\circ ", text)
+    if "np." in text or "math." in text:
+        text = re.sub(r"\b(?:np|math)\.(?=[a-z])", "", text)
+    if "Rs" in text:
+        text = _RUPEES.sub("₹", text)
     if "per cent" in text:
         text = text.replace("per cent", "percent")
     if " in " in text:
@@ -228,7 +258,9 @@ def _separate(text: str) -> str:
 
 def scan(text: str, out: list[tuple[str, str]]) -> None:
     """Appends the tokens of ``text`` to ``out``."""
-    text = _OTHER_ENVIRONMENT.sub(" ", text).rstrip()
+    if "\\begin" in text and (aligned := _OTHER_ENVIRONMENT.sub(" ", text)) != text:
+        text = aligned.replace("&", " ")
+    text = text.rstrip()
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)

@@ -152,7 +152,11 @@ class _Parser(Atoms):
             else:
                 break
         self.depth -= 1
-        node = _add(parts)
+        if len(parts) == 2 and parts[0].kind == "domain" and parts[1].kind == "neg":
+            without = parts[1].args[0]
+            node = Node("minus", None, (parts[0], without)) if without.kind == "set" else _add(parts)
+        else:
+            node = _add(parts)
         if self.is_cmd("pmod", "bmod", "mod"):
             self.i += 1
             self.take("word", "mod")
@@ -193,7 +197,7 @@ class _Parser(Atoms):
         if self.kind in ("(", "{", "env", "det"):
             return not (self.kind == "(" and self.peek() == ("word", "mod"))
         if self.kind == "[":
-            return False
+            return self.grouping()
         if self.kind == "|":
             return not self.bars and not self.builder
         if self.kind == "num":
@@ -208,8 +212,14 @@ class _Parser(Atoms):
             return bool(known) and not (function and name in FUNCTIONS and name not in ("sqrt", "cbrt"))
         if self.kind == "word":
             word = self.text
-            if word in ("and", "or", "U") or (len(word) > 1 and word.lower() in STOP):
+            if word in ("and", "or", "U"):
                 return False
+            if len(word) > 1 and word.lower() in STOP:
+                return (
+                    self.before() == "num"
+                    and self.peek()[0] in ("}", "-", "+")
+                    and word in ("at", "by", "as")
+                )
             if word == "min" and self.peek()[0] not in ("(", "{"):
                 return False  # minutes
             if word in FUNCTIONS or word in CONSTANTS or len(word) == 1 or PREFIXED.match(word):
@@ -217,11 +227,24 @@ class _Parser(Atoms):
             return not self.worded()
         return False
 
+    def grouping(self) -> bool:
+        """Whether the square bracket here encloses one factor, not an interval: "5[x - 1]"."""
+        depth = 0
+        for kind, _ in self.t[self.i :]:
+            depth += (kind in ("(", "[", "{")) - (kind in (")", "]", "}"))
+            if depth == 0:
+                return kind == "]"
+            if depth == 1 and kind in (",", ";"):
+                return False
+        return False
+
     def worded(self) -> bool:
         """Whether the word here names a unit or a thing rather than a product of letters."""
         word = self.text
         if len(word) == 1 or (word.isupper() and not is_unit(word)):
             return False
+        if len(word) <= 3 and word[0].islower() and not word.islower() and self.before() != "num":
+            return is_unit(word)  # the letters of "\lambda kT"
         return is_unit(word) or len(word) > 3 or not word.islower()
 
     def words(self) -> str | None:
@@ -293,9 +316,9 @@ class _Parser(Atoms):
         return node
 
     def degrees(self, node: Node) -> Node:
-        if self.kind == "word" and self.text in ("F", "C"):
+        if self.kind in ("word", "text", "unit") and self.text.strip().upper() in ("F", "C"):
             self.i += 1
-            return Node("unit", f"degrees {self.t[self.i - 1][1]}", (node,))
+            return Node("unit", f"degrees {self.t[self.i - 1][1].strip().upper()}", (node,))
         return self.postfix(self.angle(node))
 
     def exponent(self) -> Node:
@@ -335,13 +358,13 @@ class _Parser(Atoms):
 def _joined(items: list[Node], joints: set[str]) -> Node:
     if len(items) == 1:
         return items[0]
-    statements = all(item.kind in ("relation", "member") and _inequality(item) for item in items)
+    statements = all(item.kind in ("relation", "member") for item in items) and any(map(_inequality, items))
     if statements and ("or" in joints or "and" in joints):
         return Node("either" if "or" in joints else "both", None, tuple(items))
     last = items[-1]
     if last.kind == "member" and last.args[1] == Node("domain", "Z") and last.args[0].kind in ("var", "list"):
         return Node("family", last.args[0].value, (_joined(items[:-1], joints),))
-    return Node("list", None, tuple(items))
+    return Node("list", "or" if "or" in joints else None, tuple(items))
 
 
 def _inequality(node: Node) -> bool:

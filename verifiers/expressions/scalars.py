@@ -158,6 +158,10 @@ def _clock(node: Node) -> list[tuple[int, int]]:
 
 def _with_units(gold: Node, answer: Node, how: Tolerance, same: Comparison) -> str | None:
     if gold.kind != "unit" or answer.kind != "unit":
+        unit, other = (gold, answer) if gold.kind == "unit" else (answer, gold)
+        if other.kind == "degree" and unit_of(unit.value) == unit_of("rad"):
+            left, right = (n.args[0] if n is unit else n for n in (gold, answer))
+            return _expressions(left, right, how) and "unit"
         bare = gold.args[0] if gold.kind == "unit" else gold
         other = answer.args[0] if answer.kind == "unit" else answer
         if {gold.kind, answer.kind} & {"degree", "percent", "time", "base", "ratio"}:

@@ -12,7 +12,7 @@ from functools import cmp_to_key
 from typing import Any
 
 from verifiers.expressions.evaluate import point_for, real_value, value
-from verifiers.expressions.nodes import ZERO, Node
+from verifiers.expressions.nodes import INFINITY, ZERO, Node
 from verifiers.expressions.values import NoValue, arithmetic, as_real
 from verifiers.expressions.work import charge
 
@@ -58,12 +58,13 @@ def real_set(node: Node) -> list[Piece]:
             raise NoSet("a list")
         if kind == "list" and any("=" in arg.value for arg in node.args):
             raise NoSet("a list of equations")
-        if kind == "both" or (kind == "list" and all(arg.value == ("!=",) for arg in node.args)):
-            out = sets[0]
-            for other in sets[1:]:
-                out = _common(out, other)
-            return out
-        return _united([piece for found in sets for piece in found])
+        common, united = sets[0], _united([piece for found in sets for piece in found])
+        for other in sets[1:]:
+            common = _common(common, other)
+        if kind == "list":  # "x < 36, x != 9" and "x > 5, x < 8" restrict; "x < -1, x > 3" are two cases
+            together = any(arg.value == ("!=",) for arg in node.args) or (united == EVERYTHING and common)
+            return common if together else united
+        return common if kind == "both" else united
     raise NoSet(f"a {kind} is not a set")
 
 
@@ -107,8 +108,16 @@ def _solved(node: Node) -> list[Piece]:
         raise NoSet("not one unknown")
     out = EVERYTHING
     for operator, left, right in zip(operators, sides, sides[1:], strict=False):
-        out = _common(out, _one(operator, left, right))
+        if not _without_end(operator, left, right):
+            out = _common(out, _one(operator, left, right))
     return out
+
+
+def _without_end(operator: str, left: Node, right: Node) -> bool:
+    """Whether "x < infinity" or "-infinity < x" stands here, which holds for every number."""
+    low, high = (left, right) if operator in ("<", "<=") else (right, left)
+    negative = low.kind == "neg" and low.args[0] == INFINITY
+    return operator in ("<", "<=", ">", ">=") and (high == INFINITY or negative)
 
 
 def _one(operator: str, left: Node, right: Node) -> list[Piece]:

@@ -31,7 +31,7 @@ def settled(node: Node) -> Node:
             ):
                 distinct.append(item)
         points = all(item.kind == "tuple" for item in items)  # solutions, of which one given twice is one
-        if node.kind == "set" or len(distinct) == 1 or points:
+        if node.kind == "set" or (len(distinct) == 1 and node.value == "or") or points:
             items = distinct + items[MOST_ITEMS:]
         return items[0] if len(items) == 1 and node.kind == "list" else Node(node.kind, None, tuple(items))
     if node.kind == "named":
@@ -97,6 +97,11 @@ def label(node: Node) -> str | None:
         return f"|{label(node.args[0])}|"
     if node.kind == "tuple" and all(arg.kind == "var" for arg in node.args):
         return "(" + ",".join(arg.value for arg in node.args) + ")"
+    if node.kind == "div" and all(
+        arg.kind == "mul" and arg.args[0] == Node("var", "d") and arg.args[1].kind == "var"
+        for arg in node.args
+    ):
+        return "/".join("d" + arg.args[1].value for arg in node.args)
     if node.kind in ("div", "ratio"):
         names = [label(arg) for arg in node.args]
         if all(name and name[0].isupper() for name in names):

@@ -57,12 +57,32 @@ _TABLE["mph"] = _TABLE["kmh"] = ("speed", Fraction(1))
 _add("frequency", "1", "hz hertz")
 _add("pressure", "1", "pa pascal pascals")
 _add("temperature", "1", "k kelvin")
+_add("length", "1/1000000", "μm um micron microns micrometer micrometers")
+_add("length", "1/1000000000", "nm nanometer nanometers")
+_add("length", "1/1000000000000", "pm picometer picometers")
+_add("length", "1/10000000000", "angstrom angstroms aa")
+_add("parsec", "1", "pc parsec parsecs")
+_add("parsec", "1000", "kpc")
+_add("light year", "1", "ly")
+_add("energy", "4184/1000", "cal calorie calories")
+_add("energy", "4184", "kcal")
+_add("energy", "1/10000000", "erg ergs")
+_add("electronvolt", "1", "ev")
+_add("electronvolt", "1000", "kev")
+_add("electronvolt", "1000000", "mev")
+_add("substance", "1", "mol mole moles mols")
+_add("atomic mass", "1", "amu")
+_add("frequency", "1000", "khz")
+_add("frequency", "1000000", "mhz")
+_add("arc", "1", "arcsec arcsecs arcsecond arcseconds")
+_add("information", "1", "bit bits")
 _add("degree", "1", "deg degree degrees")
 _add("angle", "1", "rad rads radian radians")
 
+_INCHES = re.compile(r"^(?:sq\.?|square|cubic)?\s*in\b\.?(?=\s*(?:\^|$))")
 _PER = re.compile(r"\s*(?:/|\bper\b)\s*")
 _PART = re.compile(
-    r"(?:(square|cubic|sq)\s+)?([a-z$€£¥₹¢]+)(?:\s*\^?\s*\{?(-?\d)\}?|\s+(squared|cubed))?\.?$"
+    r"(?:(square|cubic|sq)\s+)?([a-zμ$€£¥₹¢]+)(?:\s*\^?\s*\{?(-?\d)\}?|\s+(squared|cubed))?\.?$"
 )
 GENERIC = frozenset(
     [
@@ -98,11 +118,19 @@ def unit_of(words: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
     >>> unit_of("cm^2") == unit_of("square centimeters"), unit_of("m/s"), unit_of("apples")
     (True, ((('length', 1), ('time', -1)), Fraction(1, 1)), None)
     """
-    words = words.lower().strip().rstrip(".").replace("mph", "miles per hour").replace("kmh", "km/h")
+    words = _INCHES.sub(lambda m: m.group().replace("in", "inch", 1), words.lower().strip()).rstrip(".")
+    words = (
+        words.replace("kmph", "km/h")
+        .replace("\u00e5", "angstrom")
+        .replace("mph", "miles per hour")
+        .replace("kmh", "km/h")
+    )
     powers: dict[str, int] = {}
     factor = Fraction(1)
     for place, part in enumerate(_PER.split(words)):
         for piece in re.split(r"\s*[*\u00b7]\s*", part):
+            if not piece.strip() and not place:
+                continue  # "/cm^3"
             match = _PART.match(piece.strip())
             if match is None:
                 return ((), Fraction(1)) if all(w in GENERIC for w in words.split()) else None

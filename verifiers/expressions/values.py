@@ -176,7 +176,7 @@ def of_rationals(name: str, arguments: list[Any]) -> Any:
         (x,) = arguments
         if not isinstance(x, Fraction) and x.imag != 0:
             raise NoValue("complex numbers have no order")
-        x = x if isinstance(x, Fraction) else x.real
+        x = x if isinstance(x, Fraction) else _snapped(x.real)
         if name == "sgn":
             return Fraction(0) if is_zero(x) else Fraction(1 if x > 0 else -1)
         mp = arithmetic()
@@ -203,6 +203,13 @@ def of_rationals(name: str, arguments: list[Any]) -> Any:
         charge(n / 5)
         return Fraction(math.comb(n, k) if 0 <= k <= n else 0)
     return Fraction(math.gcd(*integers) if name == "gcd" else math.lcm(*integers))
+
+
+def _snapped(x: Any) -> Any:
+    """The integer that ``x`` is but for rounding: log_2 8 is 3, whose floor is not 2."""
+    mp = arithmetic()
+    near = mp.nint(x)
+    return Fraction(int(near)) if abs(x - near) < mp.mpf(10) ** (8 - mp.dps) * max(1, abs(x)) else x
 
 
 def transcendental(name: str, arguments: list[Any]) -> Any:
