@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
+from verifiers.arithmetic import NotArithmetic, parse_arithmetic
 from verifiers.base import Attempt, Verdict
 from verifiers.errors import VerifierError
 from verifiers.extract import final_part, statement
@@ -31,6 +33,8 @@ UNSUPPORTED = {
 }
 """Tasks whose own answer does not score 1 (reasoning-gym 0.1.25), and why."""
 
+_GRIDS = {"arc_agi", "rearc"}
+"""Their scorers compare tuples, which JSON (a file of rows, the way to the worker) has turned into lists."""
 _LITERALS = {"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"}
 _FORMULAS = {
     "simple_integration",
@@ -111,7 +115,18 @@ class Scorer(RuleVerifier):
             return Verdict(
                 0.0, status="unparsable", reason=f"{shown(text)!r} is neither a literal nor a formula"
             )
-        score = float(self.score(answer=text, entry=entry))
+        doubt = _DOUBTS[self.task](text, entry) if self.task in _DOUBTS else ""
+        if doubt:
+            return Verdict(0.0, text[:400], rule=self.task, reason=doubt)
+        if self.task in _GRIDS:
+            entry["metadata"] = _as_tuples(entry["metadata"])
+        try:
+            score = float(self.score(answer=text, entry=entry))
+        except Exception as error:
+            if text == entry["answer"]:
+                raise  # not the text's fault
+            reason = f"{shown(text)!r} is not read by the scorer: {type(error).__name__}"
+            return Verdict(0.0, status="unparsable", reason=reason)
         if not 0 <= score <= 1:
             return Verdict(None, status="error", reason=f"the scorer returned {score}")
         return Verdict(score, text[:400], rule=self.task, reason=f"scored {score:g} by reasoning-gym")
@@ -131,6 +146,53 @@ def answer_in(response: str) -> str:
     if found is not None and found.rule in ("tag", "boxed"):
         return found.text.strip()
     return final_part(response).strip()
+
+
+def _another_word(text: str, entry: Mapping[str, Any]) -> str:
+    """The scorer of game_of_life_halting takes any text for right: bool("False") is true."""
+    return "" if text.strip(" .").casefold() == str(entry["answer"]).casefold() else "another answer"
+
+
+def _other_numbers(text: str, entry: Mapping[str, Any]) -> str:
+    """The scorer of puzzle24 neither asks for the puzzle's own numbers nor for exactly 24."""
+    try:
+        node = parse_arithmetic(text)
+        value = node.value()
+    except (NotArithmetic, ZeroDivisionError) as error:
+        return f"{shown(text)!r}: {error}"
+    if sorted(node.numbers()) != sorted(entry["metadata"]["numbers"]):
+        return "not the numbers of the puzzle, each once"
+    return "" if value == 24 else f"makes {value}"
+
+
+def _first_digits(text: str, entry: Mapping[str, Any]) -> str:
+    """The scorer of coin_flip takes "0" for 0.17: it counts the characters that agree."""
+    try:
+        off = abs(float(Fraction(text.replace(",", ""))) - float(Fraction(str(entry["answer"]))))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return f"{shown(text)!r} is no number"
+    near = min(1e-4, 0.01 * float(Fraction(str(entry["answer"]))))
+    return "" if off <= near else f"off by {off:g}"
+
+
+def _not_finite(text: str, entry: Mapping[str, Any]) -> str:
+    """The scorer of complex_arithmetic takes "nan" for right."""
+    return f"{shown(text)!r} is not finite" if re.search(r"nan|inf", text, re.IGNORECASE) else ""
+
+
+_DOUBTS: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+    "game_of_life_halting": _another_word,
+    "puzzle24": _other_numbers,
+    "coin_flip": _first_digits,
+    "complex_arithmetic": _not_finite,
+}
+"""Tasks whose own scorer (reasoning-gym 0.1.25) gives 1 to answers that are wrong: what is against an answer, or ""."""
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _as_tuples(item) for name, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def is_literal(text: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from verifiers.expressions.compare import equal
 from verifiers.expressions.nodes import Node
 from verifiers.expressions.scalars import Tolerance
@@ -15,6 +17,11 @@ def _wordy(reading: Reading) -> bool:
     return reading.tree is None or reading.tree.kind == "text"
 
 
+def _joined(words: str) -> str:
+    """ "Alice, Bob and Carl" with one kind of joint."""
+    return re.sub(r",? and |, *", ", ", words)
+
+
 def _places(node: Node) -> int:
     return node.value[1] if node.kind == "decimal" else 0
 
@@ -26,6 +33,8 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
         and gold.words == answer.words
         and ((_wordy(gold) and _wordy(answer)) or gold.tree == answer.tree)
     ):
+        return "text"
+    if _wordy(gold) and _wordy(answer) and gold.words and _joined(gold.words) == _joined(answer.words):
         return "text"
     if gold.choice and answer.choice:
         return "choice" if gold.choice == answer.choice else None
@@ -44,7 +53,7 @@ def match(gold: Reading, answer: Reading, how: Tolerance) -> str | None:
                 return next(
                     (rule for g in gold.more for a in answer.more if (rule := equal(g, a, how))), None
                 )
-            return "text" if gold.words == answer.words else None
+            return "text" if _joined(gold.words) == _joined(answer.words) else None
         pairs = [(g, a) for g in (gold.tree, *gold.more) for a in (answer.tree, *answer.more)]
     else:
         pairs = [(gold.tree, answer.tree)]

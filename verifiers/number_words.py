@@ -46,8 +46,8 @@ def number_in_words(words: str) -> Fraction | None:
 
 
 def _positive(parts: list[str]) -> Fraction | None:
-    if parts == ["half"]:
-        return Fraction(1, 2)
+    if parts in (["half"], ["dozen"]):
+        return Fraction(1, 2) if parts == ["half"] else Fraction(12)
     if len(parts) > 3 and parts[-3:-1] == ["and", "a"] and parts[-1] in ("half", "quarter", "third"):
         whole = _positive(parts[:-3])
         return None if whole is None else whole + Fraction(1, _PARTS[parts[-1]])

@@ -83,6 +83,7 @@ _CUE = re.compile(
     r"(?:\s+(?:is|are))?\s*[:=]?\s*\}?\s*(?=\S)",
     re.IGNORECASE,
 )
+_LABEL = re.compile(r"^\s*\\(?:text|textbf|mathrm)\s*\{[A-Za-z ]{1,40}:\s*\}\s*(?=\S)")
 _RUNS = re.compile(r"([\s~])[\s~]+|(\\[,;:!> ])(?:\\[,;:!> ]){3,}")
 _EDGES = re.compile(
     r"^(?:[\s~]|\\[,;:!> ]|\\q?quad(?![A-Za-z]))+|(?:[\s~]|(?<!\\)\\[,;:!> ]|\\q?quad(?![A-Za-z]))+$"
@@ -153,7 +154,7 @@ def _read(text: str) -> Reading:
     if len(text) > MAX_ANSWER:
         return Reading(None, "", why=f"longer than {MAX_ANSWER} characters")
     text = _RUNS.sub(r"\1\2", text)
-    bare = unwrap(_EDGES.sub("", _CUE.sub("", text, count=1))).rstrip("?").strip()
+    bare = unwrap(_EDGES.sub("", _CUE.sub("", _LABEL.sub("", text, count=1), count=1))).rstrip("?").strip()
     if bare.isdecimal() and bare.isascii():
         if len(bare) > 4_000:
             return Reading(Node("text", bare.lstrip("0")), bare)

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -65,8 +65,7 @@ def attempt_of(row: Any) -> Attempt | str:
         if type(response) in (int, float):  # a bare answer may be a JSON number
             response = str(response)
     else:
-        has = ", ".join(sorted(map(str, row))) or "none"
-        return f"a row needs reference and response, or gold and answer (fields here: {has})"
+        return f"a row needs reference and response, or gold and answer (fields here: {_fields(row)})"
     given = row.get("metadata") or {}
     if not isinstance(given, Mapping):
         return f"metadata is a JSON object, not {type(given).__name__}"
@@ -74,6 +73,10 @@ def attempt_of(row: Any) -> Attempt | str:
         {k: v for k, v in row.items() if k not in _FIELDS} | dict(given) | ({"bare": True} if bare else {})
     )
     return Attempt(prompt=row.get("prompt") or "", response=response, reference=reference, metadata=metadata)
+
+
+def _fields(row: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(map(str, row)))[:200] or "none"
 
 
 def verify_rows(
@@ -90,16 +93,18 @@ def verify_rows(
     """
     summary = Summary()
     for rows in _batches(_parsed(lines), batch):
-        attempts = [attempt for _, attempt in rows if isinstance(attempt, Attempt)]
+        attempts = [attempt for _, attempt, _ in rows if isinstance(attempt, Attempt)]
         begun = time.perf_counter()
         verdicts = iter(verifier.verify(attempts) if attempts else [])
         summary.seconds += time.perf_counter() - begun
-        for identity, attempt in rows:
+        for identity, attempt, lacking in rows:
             verdict = (
                 next(verdicts)
                 if isinstance(attempt, Attempt)
                 else Verdict(None, status="bad_row", reason=attempt)
             )
+            if verdict.status == "bad_reference" and lacking:
+                verdict = replace(verdict, status="bad_row", reason=lacking)
             summary.add(verdict)
             write(json.dumps(identity | as_json(verdict), ensure_ascii=True) + "\n")
         if advance is not None:
@@ -118,21 +123,31 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     return out
 
 
-def _parsed(lines: Iterable[str | bytes]) -> Iterator[tuple[dict[str, Any], Attempt | str]]:
+def _parsed(lines: Iterable[str | bytes]) -> Iterator[tuple[dict[str, Any], Attempt | str, str]]:
+    """(what names the row, its attempt or what is wrong, what to say should the verifier miss a reference)"""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line, object_pairs_hook=_object)
         except _Twice as error:
-            yield {}, f"line {number}: the field {str(error)!r} is given twice"
+            yield {}, f"line {number}: the field {str(error)!r} is given twice", ""
             continue
         except (ValueError, RecursionError) as error:
-            yield {}, f"line {number}: not JSON ({str(error)[:120]})"
+            yield {}, f"line {number}: not JSON ({str(error)[:120]})", ""
             continue
         attempt = attempt_of(row)
         identity = {"id": row["id"]} if isinstance(row, Mapping) and "id" in row else {}
-        yield identity, f"line {number}: {attempt}" if isinstance(attempt, str) else attempt
+        if isinstance(attempt, str):
+            yield identity, f"line {number}: {attempt}", ""
+        else:
+            named = "reference" in row or "gold" in row
+            lacking = (
+                ""
+                if named
+                else f"line {number}: the row has no field 'reference' (fields here: {_fields(row)})"
+            )
+            yield identity, attempt, lacking
 
 
 class _Twice(Exception):

@@ -48,15 +48,15 @@ class VerifyOptions:
 def run(options: VerifyOptions) -> int:
     verifier = on_cluster(options.verifier, options.cluster)
     folder = Path(options.target)
-    if options.target == "-" or folder.is_file():
+    if options.target == "-" or (folder.exists() and not folder.is_dir()):  # a pipe has a name too
         for name in ("budget", "prices"):
             if getattr(options, name):
                 raise UserError(f"--{name} goes with a run folder: the rows of a file have no ledger.")
         return verify_file(options, verifier)
+    if not folder.exists() and (options.out or folder.suffix == ".jsonl"):
+        raise UserError(f"{folder}: no such file of rows.")
     if options.out:
         raise UserError("--out goes with a JSONL file: the verdicts on a run's chains are kept in its pool.")
-    if folder.suffix == ".jsonl" and not folder.exists():
-        raise UserError(f"{folder}: no such file of rows.")
     line = Line(f"verify {options.verifier}")
     budget, prices = terms(folder, options.budget, options.prices)
     with Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices, pool) as ledger:

@@ -1,5 +1,6 @@
 # ruff: noqa: E501
 import importlib.util
+import json
 
 import pytest
 
@@ -56,8 +57,9 @@ def test_a_missing_package_names_the_extra():
 
 
 @installed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(
-    "task", ["chain_sum", "countdown", "polynomial_multiplication", "spiral_matrix", "n_queens"]
+    "task", ["chain_sum", "countdown", "polynomial_multiplication", "spiral_matrix", "n_queens", "arc_agi"]
 )
 def test_oracle_answers_score_one_and_code_is_refused(task, tmp_path):
     from verifiers.gym import entries
@@ -84,6 +86,30 @@ def test_every_supported_task_scores_its_own_answer():
     for task in task_names():
         scorer = Scorer(task)
         for entry in entries(task, 2, seed=3):
+            entry = json.loads(json.dumps(entry))  # as it comes out of a file, or to the worker
             attempt = Attempt(response=f"<answer>{entry['answer']}</answer>", metadata={"entry": entry})
-            (verdict,) = scorer.verify([attempt])
+            nonsense = Attempt(response="<answer>17 zebras</answer>", metadata={"entry": entry})
+            verdict, other = scorer.verify([attempt, nonsense])
             assert verdict.correct, (task, verdict)
+            assert other.score is not None, (task, other)
+            assert not other.correct, (task, other)
+
+
+@installed
+@pytest.mark.parametrize(
+    ("task", "answers"),
+    [
+        ("game_of_life_halting", ["17 zebras", "maybe"]),
+        ("puzzle24", ["4*3*2*1", "24", "6*4*1*1", "50/2 - 1"]),
+        ("coin_flip", ["0", "0.", "1/0", "nan"]),
+        ("complex_arithmetic", ["nan", "nan+nanj", "inf"]),
+        ("prime_factorization", ["17 zebras", "2 x"]),
+    ],
+)
+def test_answers_that_trick_the_scorers_of_reasoning_gym_are_wrong(task, answers):
+    from verifiers.gym import Scorer, entries
+
+    scorer = Scorer(task)
+    for entry in entries(task, 4, seed=11):
+        tricks = [Attempt(response=f"<answer>{text}</answer>", metadata={"entry": entry}) for text in answers]
+        assert all(v.score is not None and not v.correct for v in scorer.verify(tricks))

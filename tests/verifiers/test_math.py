@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from math_cases import DIFFERENT, SAME
 from math_kinds import DIFFERENT as DIFFERENT_KINDS
 from math_kinds import SAME as SAME_KINDS
+from math_responses import RESPONSES
 
 from verifiers import Attempt, open_verifier, reading
 
@@ -34,6 +35,29 @@ def test_accepts(math, reference, response):
 def test_rejects(math, reference, response):
     (verdict,) = math.verify([Attempt(response=response, reference=reference)])
     assert verdict.score == 0, verdict
+
+
+def answers():
+    """(reference, answer, whether they are equal) of the file of answers."""
+    for line in (Path(__file__).parent / "math_answers.txt").read_text(encoding="utf-8").splitlines():
+        if " ==> " in line and not line.startswith("# "):
+            reference, _, rest = line.partition(" ==> ")
+            for part, equal in zip(rest.split(" !! "), (True, False), strict=False):
+                yield from ((reference, answer, equal) for answer in part.split(" ;; "))
+
+
+def test_answers_in_the_voice_of_data_sets(math):
+    table = list(answers())
+    verdicts = math.verify([Attempt(response=answer, reference=reference) for reference, answer, _ in table])
+    wrong = [(*row, v.reason) for row, v in zip(table, verdicts, strict=True) if (v.score == 1) != row[2]]
+    assert len(table) > 2500
+    assert not wrong
+
+
+@pytest.mark.parametrize(("right", "reference", "response"), RESPONSES)
+def test_whole_responses(math, right, reference, response):
+    (verdict,) = math.verify([Attempt(response=response, reference=reference)])
+    assert (verdict.score == 1) == right, verdict
 
 
 @pytest.mark.parametrize("reference", ["", " ", "NaN", r"\frac{1}{0}", "0^0", None, True, [], b"5"])

@@ -141,7 +141,7 @@ class Atoms(Cursor, ABC):
             sign = self.kind
             self.i += 1
             return Node("unit", sign, (self.signed(),))
-        if self.kind == "text" and self.named_in_words():
+        if self.kind in ("text", "unit") and self.named_in_words():
             self.i += 1
             words = self.t[self.i - 1][1].strip()
             return Node("var", words if words.isupper() and len(words) > 1 else f"text {words.casefold()}")

@@ -6,6 +6,7 @@ written as one (an equation is not its right-hand side, a pair is not a set).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -19,6 +20,7 @@ from verifiers.expressions.statements import MOST_ITEMS, constant, settled
 from verifiers.expressions.values import NoValue, as_real, is_zero
 from verifiers.expressions.work import charge
 
+_DERIVATIVE = re.compile("d([A-Za-z]+)/d([A-Za-z]+)")
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _SETS = ("union", "inter", "minus", "domain", "such", "either", "both", "member")
 
@@ -109,6 +111,8 @@ def _same_name(left: str, right: str) -> bool:
     """Whether two names may be of one thing: "m_max" and "m", "y" and "f(x)"."""
     if left.startswith("apply ") != right.startswith("apply "):
         return "y" in (left, right)
+    if left.startswith("apply ") and left.casefold() == right.casefold():  # P(x) and p(x)
+        return True
     return left.partition("_")[0] == right.partition("_")[0] and ("_" in left) != ("_" in right)
 
 
@@ -121,6 +125,9 @@ def _unpacked(named: Node) -> Node:
 
 
 def _equation(node: Node) -> Node | None:
+    if node.kind == "named" and (derivative := _DERIVATIVE.fullmatch(node.value)):
+        parts = (Node("mul", None, (Node("var", "d"), Node("var", name))) for name in derivative.groups())
+        return Node("add", None, (Node("div", None, tuple(parts)), Node("neg", None, (node.args[0],))))
     if node.kind == "named" and node.value.replace("'", "").isidentifier():
         return Node("add", None, (Node("var", node.value), Node("neg", None, (node.args[0],))))
     if node.kind == "relation" and node.value == ("=",):
@@ -329,6 +336,8 @@ def _tuples(gold: Node, answer: Node, how: Tolerance) -> str | None:
     if gold.kind != "tuple" or answer.kind != "tuple":
         return None
     brackets = {"<>": "()"}
+    if len(gold.args) > 2:  # no interval
+        brackets["[]"] = "()"
     if brackets.get(gold.value, gold.value) != brackets.get(answer.value, answer.value):
         return None
     return "tuple" if _ordered(gold.args, answer.args, how) else None

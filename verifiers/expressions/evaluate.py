@@ -34,14 +34,16 @@ from verifiers.expressions.work import charge
 MAX_MODULUS_BITS = 1_024
 
 
-def value(node: Node, point: Mapping[str, Fraction] | None = None) -> Any:
-    """A Fraction, or an mpmath real or complex number at the working precision. Raises NoValue."""
-    return _Evaluator(point or {}).value(node)
+def value(node: Node, point: Mapping[str, Fraction] | None = None, real: bool = False) -> Any:
+    """A Fraction, or an mpmath real or complex number at the working precision. real: no part of it may be complex
+    (sqrt(a)/sqrt(b) has no value where both are negative). Raises NoValue."""
+    return _Evaluator(point or {}, real).value(node)
 
 
 class _Evaluator:
-    def __init__(self, point: Mapping[str, Fraction]):
+    def __init__(self, point: Mapping[str, Fraction], real: bool):
         self.point = point
+        self.real = real
 
     def value(self, node: Node) -> Any:
         kind = node.kind
@@ -57,7 +59,10 @@ class _Evaluator:
         method = getattr(self, "_" + kind, None)
         if method is None:
             raise NoValue(f"a {kind} is not a number")
-        return method(node)
+        found = method(node)
+        if self.real and kind in ("pow", "func") and imaginary(found):
+            raise NoValue("not real")
+        return found
 
     def _const(self, node: Node) -> Any:
         mp = arithmetic()
@@ -238,7 +243,10 @@ def same_expression(left: Node, right: Node) -> bool:
     names = left.variables() | right.variables()
     if len(names) > 12:
         return False
-    complex_ = any(n.kind == "const" and n.value == "i" for tree in (left, right) for n in tree.walk())
+    complex_ = any(
+        (n.kind, n.value) in (("const", "i"), ("func", "cis")) for tree in (left, right) for n in tree.walk()
+    )
+    real = bool(names) and not complex_
     agreed = 0
     kinked = bool(names) and (_kinked(left) or _kinked(right))
     points = [(point_for, turn) for turn in range(6 if names else 1)]
@@ -252,7 +260,7 @@ def same_expression(left: Node, right: Node) -> bool:
         for digits in (40, 200, 1000):
             with mp.workdps(digits):
                 try:
-                    a, b = value(left, point), value(right, point)
+                    a, b = value(left, point, real), value(right, point, real)
                 except (NoValue, ZeroDivisionError, OverflowError, ValueError):
                     break
                 if isinstance(a, Fraction) and isinstance(b, Fraction):
@@ -260,7 +268,7 @@ def same_expression(left: Node, right: Node) -> bool:
                         return False
                     agreed += 1
                     break
-                if names and not complex_ and (imaginary(a) or imaginary(b)):
+                if real and (imaginary(a) or imaginary(b)):
                     break
                 if not same_value(a, b, digits):
                     return False

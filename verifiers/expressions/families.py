@@ -45,7 +45,7 @@ def families_in_other_letters(gold: Node, answer: Node) -> bool:
 
 
 def _items(family: Node) -> list[Node]:
-    bare = [item.args[0] if item.kind == "named" else item for item in spread(family.args[0])]
+    bare = [item.args[0] if item.kind in ("named", "family") else item for item in spread(family.args[0])]
     return [value for item in bare for value in spread(item)]
 
 

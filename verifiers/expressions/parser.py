@@ -108,7 +108,7 @@ class _Parser(Atoms):
     def sets(self) -> Node:
         node = self.ratio()
         while self.is_cmd("cup", "cap", "setminus", "backslash", "bigcup") or (
-            self.kind == "word" and self.text == "U"
+            self.kind == "word" and self.text == "U" and self.joins()
         ):
             name = {"cap": "inter", "setminus": "minus", "backslash": "minus"}.get(self.text, "union")
             self.i += 1
@@ -201,6 +201,8 @@ class _Parser(Atoms):
         if self.kind == "|":
             return not self.bars and not self.builder
         if self.kind == "num":
+            if self.t[self.i - 1] == ("word", "i"):
+                return True  # 3 + i4
             if self.t[self.i - 1][0] in ("num", "word"):
                 raise Unreadable("two numbers side by side")
             return self.t[self.i - 1][0] in (")", "}", "cmd", "]", "!")
@@ -212,7 +214,7 @@ class _Parser(Atoms):
             return bool(known) and not (function and name in FUNCTIONS and name not in ("sqrt", "cbrt"))
         if self.kind == "word":
             word = self.text
-            if word in ("and", "or", "U"):
+            if word in ("and", "or") or (word == "U" and self.joins()):
                 return False
             if len(word) > 1 and word.lower() in STOP:
                 return (
@@ -226,6 +228,10 @@ class _Parser(Atoms):
                 return not (function and word in FUNCTIONS and word != "sqrt")
             return not self.worded()
         return False
+
+    def joins(self) -> bool:
+        """Whether the U here stands for a union: "(0,1) U (2,3)"."""
+        return self.before() in (")", "]", "}") and self.peek()[0] in ("(", "[", "cmd")
 
     def grouping(self) -> bool:
         """Whether the square bracket here encloses one factor, not an interval: "5[x - 1]"."""
@@ -358,6 +364,11 @@ class _Parser(Atoms):
 def _joined(items: list[Node], joints: set[str]) -> Node:
     if len(items) == 1:
         return items[0]
+    first = items[0]
+    if first.kind == "relation" and first.value == ("!=",) and not any(_stated(item) for item in items[1:]):
+        return Node(
+            "both", None, (first, *(Node("relation", ("!=",), (first.args[0], item)) for item in items[1:]))
+        )
     statements = all(item.kind in ("relation", "member") for item in items) and any(map(_inequality, items))
     if statements and ("or" in joints or "and" in joints):
         return Node("either" if "or" in joints else "both", None, tuple(items))
@@ -365,6 +376,10 @@ def _joined(items: list[Node], joints: set[str]) -> Node:
     if last.kind == "member" and last.args[1] == Node("domain", "Z") and last.args[0].kind in ("var", "list"):
         return Node("family", last.args[0].value, (_joined(items[:-1], joints),))
     return Node("list", "or" if "or" in joints else None, tuple(items))
+
+
+def _stated(node: Node) -> bool:
+    return node.kind in ("relation", "member", "ellipsis", "tuple", "set")
 
 
 def _inequality(node: Node) -> bool:

@@ -142,18 +142,12 @@ def _linear_image(pieces: list[Piece], inside: Node, sign: int) -> list[Piece]:
         part = out
         for end, closed, operator in ((low, left, ">"), (high, right, "<")):
             if end is not None:
-                literal = _literal(end)
+                literal = Node("num", end)
                 signed = inside if sign > 0 else Node("neg", None, (inside,))
                 difference = Node("add", None, (signed, Node("neg", None, (literal,))))
                 part = _common(part, _linear(operator + "=" * closed, difference))
         found += part
     return found
-
-
-def _literal(end: Any) -> Node:
-    if not isinstance(end, Fraction):
-        raise NoSet("an irrational bound of an absolute value")
-    return Node("num", end)
 
 
 def _linear(operator: str, difference: Node) -> list[Piece]:

@@ -257,6 +257,7 @@ _ONE_ARGUMENT = {
     "cosh": lambda mp, x: mp.cosh(x),
     "tanh": lambda mp, x: mp.tanh(x),
     "arg": lambda mp, x: mp.arg(x),
+    "cis": lambda mp, x: mp.expj(x),
 }
 
 

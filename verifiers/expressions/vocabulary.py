@@ -10,7 +10,7 @@ from verifiers.expressions.units import GENERIC, is_unit
 
 _FUNCTION_NAMES = """
 sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp sqrt cbrt abs gcd lcm max min
-floor ceil det sgn arg lg
+floor ceil det sgn arg lg cis
 """
 FUNCTIONS = {name: name for name in _FUNCTION_NAMES.split()} | {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
