@@ -186,7 +186,7 @@ _DOUBTS: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
     "coin_flip": _first_digits,
     "complex_arithmetic": _not_finite,
 }
-"""Tasks whose own scorer (reasoning-gym 0.1.25) gives 1 to answers that are wrong: what is against an answer, or ""."""
+"""Tasks whose own scorer (reasoning-gym 0.1.25) gives 1 to wrong answers: what is against an answer, or ""."""
 
 
 def _as_tuples(value: Any) -> Any:

@@ -106,8 +106,8 @@ def _last_value(text: str) -> tuple[Reading, str, str] | None:
         ):
             inside = next(group for group in last.groups() if group is not None)
             reading = read(inside)
-            if reading.tree is not None:
-                return reading, text[: last.start()], tail
+            # no number is read out of a formula that is not read as a whole
+            return None if reading.tree is None else (reading, text[: last.start()], tail)
     if (
         not spans
         and re.search(r"\\[A-Za-z]", text)

@@ -90,6 +90,7 @@ _EDGES = re.compile(
 )
 _DOLLARS = re.compile(r"(?<!\\)\$")
 _COMMA_DECIMAL = re.compile(r"-?\d+,\d+$")
+_AMOUNT = re.compile(r"[\d)}](?:\s|~|\\|/)")
 _POWER_WORDS = re.compile(r"\b(?:square|cubic|sq|squared|cubed)\b", re.IGNORECASE)
 _LONE_LETTER = re.compile(r"[A-Za-z]")
 _SYMBOLS = frozenset("mshglLNJWVK")
@@ -154,7 +155,9 @@ def _read(text: str) -> Reading:
     if len(text) > MAX_ANSWER:
         return Reading(None, "", why=f"longer than {MAX_ANSWER} characters")
     text = _RUNS.sub(r"\1\2", text)
-    bare = unwrap(_EDGES.sub("", _CUE.sub("", _LABEL.sub("", text, count=1), count=1))).rstrip("?").strip()
+    if "\\" in text and ":" in text:
+        text = _LABEL.sub("", text, count=1)
+    bare = unwrap(_EDGES.sub("", _CUE.sub("", text, count=1))).rstrip("?").strip()
     if bare.isdecimal() and bare.isascii():
         if len(bare) > 4_000:
             return Reading(Node("text", bare.lstrip("0")), bare)
@@ -165,7 +168,8 @@ def _read(text: str) -> Reading:
         bare = "\\{" + bare[1:-1] + "\\}"
     words = plain_words(bare)
     words = "does not exist" if words in ("dne", "d.n.e") else _DAY.sub(r"\1", words)
-    bare = re.sub(r"(?<!\\)\\$", "", bare)
+    if bare[-1:] == "\\" and bare[-2:] != "\\\\":
+        bare = bare[:-1]
     choice = _choice(bare)
     tree, why = _tree(bare, words)
     others = _others(bare, tree, "$" in text or "\\(" in text)
@@ -293,7 +297,13 @@ def _others(text: str, tree: Node | None, formula: bool = False) -> list[Node]:
             found.append(parse(option.group("option")))
         except (Unreadable, RecursionError):
             return found
-    measured = _MEASURED.fullmatch(_spelled(plain)) if len(plain) <= _MEASURED_LIMIT else None
+    measured = None
+    if (
+        len(plain) <= _MEASURED_LIMIT
+        and (tree is None or tree.kind in ("mul", "div", "unit"))
+        and _AMOUNT.search(plain)
+    ):
+        measured = _MEASURED.fullmatch(_spelled(plain))
     if measured and not _POWER_WORDS.search(measured["unit"]):
         names = re.sub(r"\s*([*/])\s*|\s+", lambda m: m.group(1) or "*", measured["unit"].strip())
         if unit_of(names) is not None and not _LONE_LETTER.fullmatch(names):

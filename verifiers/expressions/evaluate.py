@@ -60,7 +60,7 @@ class _Evaluator:
         if method is None:
             raise NoValue(f"a {kind} is not a number")
         found = method(node)
-        if self.real and kind in ("pow", "func") and imaginary(found):
+        if self.real and kind in ("pow", "func") and hasattr(found, "_mpc_") and imaginary(found):
             raise NoValue("not real")
         return found
 
