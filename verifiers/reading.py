@@ -71,6 +71,7 @@ _DIGITS_AND_LETTERS = re.compile(
 )
 _TURNED = re.compile(r"^\s*\]|\[\s*$|\[\s*\\cup|\\cup\s*\]")
 _TURNED_INTERVAL = re.compile(r"([\[\]])([^\[\]();]+[,;][^\[\]();]+)([\[\]])")
+_CHAIN_END = re.compile(r"[^,;<>\n]{1,400}=\s*(-?)\s*(\d{1,30}(?:\.\d{1,30})?)", re.ASCII)
 _BRACED_COMMA = re.compile(r"\d{1,30}\{,\}(?!\d{3}(?!\d))\d{1,30}", re.ASCII)
 _ROUND_REPEAT = re.compile(r"(\d{0,30}\.\d{1,30})\((\d{1,30})\)", re.ASCII)
 _GLUED_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
@@ -223,7 +224,19 @@ def _tree(text: str, words: str) -> tuple[Node | None, str]:
         if len(words) > 1 and words.isalpha() and words.isascii() and not _known_word(tree):
             return Node("text", unwrap(_STYLE.sub(r"\1", text)).strip()), ""
         return tree, ""
+    end = _CHAIN_END.fullmatch(text.strip("$ "))
+    if end and _sides(text) > 2:  # "x = \\unknown = 5" says 5, whatever stands between
+        return decimal(end[2], 0) if not end[1] else Node("neg", None, (decimal(end[2], 0),)), ""
     return None, why
+
+
+def _sides(text: str) -> int:
+    """How many sides an equation has, equals signs in braces not counted ("\\sum_{k=1}")."""
+    depth, sides = 0, 1
+    for c in text:
+        depth += (c == "{") - (c == "}")
+        sides += c == "=" and depth == 0
+    return sides
 
 
 def _counted(words: str) -> Node | None:
