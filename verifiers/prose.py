@@ -29,7 +29,7 @@ _HEDGE = re.compile(
 )
 _WORDED = re.compile(
     r"\b(?:minus|negative|plus|times|over|twice|double|triple|(?:root|log|logarithm|half|third|quarter)s? of)\s*$"
-    r"|\b(?:not|cannot|never|n't|isn't)(?:\s+[A-Za-z]+){0,2}\s*$|\bbetween\b[^.]*\band\s*$",
+    r"|(?:\b(?:not|cannot|never)|n't)(?:\s+[A-Za-z]+){0,2}\s*$|\bbetween\b[^.]*\band\s*$",
     re.IGNORECASE,
 )
 """Words before a number that make another number of it, or deny it."""

@@ -48,9 +48,10 @@ _CHOICE = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SAID_CHOICE = re.compile(
-    r"^(?:the\s+)?(?:correct\s+)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*(?:is\s*)?:?\s*\(?([A-Z])\)?"
+    r"^(?:(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore),?\s+)?(?:the\s+)?(?:correct\s+)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*(?:is\s*)?:?\s*\(?([A-Z])\)?"
     r"(?:\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:one|answer|option|choice))?)?\.?$"
 )
+_NAMED_OPTION = re.compile(r"^(?:[Oo]ption|[Cc]hoice)\s*\(?([A-Z])\)?\s*[:.](.*)$", re.DOTALL)
 _OPTION = re.compile(
     r"^(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?[A-Z]\)\s*\}?"
     r"(?:\s|~|\\[ ,;:]|\\q?quad(?![A-Za-z]))*(?P<option>.+)$"
@@ -363,6 +364,9 @@ def _choice(text: str) -> str:
     said = _SAID_CHOICE.match(text)
     if said:
         return said[1]
+    named = _NAMED_OPTION.match(text)
+    if named and not _SECOND_CHOICE.search(named[2]):
+        return named[1]
     match = _CHOICE.match(text)
     if match is None:
         return ""
