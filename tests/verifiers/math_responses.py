@@ -1,4 +1,5 @@
 """Whole responses with the reference and whether they are right: where an answer may stand and what it may wear."""
+# ruff: noqa: E501
 
 RESPONSES = [
     (True, "42", "So we get $\\boxed{42}$."),
