@@ -40,6 +40,11 @@ def open_learner(
         model.to(kind)
     if ranks.size > 1 and options.asynchronous:
         raise UserError("--asynchronous is for one process: leave it out, or start without torchrun.")
+    if ranks.size == 1 and options.shard == "fsdp":
+        raise UserError(
+            "--shard fsdp cuts the model among processes, and there is one: start with  torchrun --nproc-per-node N "
+            "-m reasoning train ...,  or leave it out."
+        )
     sharded = ranks.size > 1 and options.shard == "fsdp"
     if sharded and options.optimizer != "adamw":
         raise UserError(f"--optimizer {options.optimizer} needs whole matrices: use adamw, or --shard ddp.")

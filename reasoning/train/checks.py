@@ -57,6 +57,10 @@ def check(options: TrainOptions, goal: Objective) -> None:
             f"{options.model} is an empty model; {goal.name} can only reinforce what a model already does at "
             "times. Cold-start it first:  reasoning train RUN --objective sft ..."
         )
+    if goal.advantage == "batch_mean_std" and options.problems_per_step * options.chains_per_problem < 2:
+        raise UserError(
+            f"{goal.name} compares the chains of a step, and this one has a single chain: raise --problems-per-step."
+        )
     if goal.compares and options.chains_per_problem < 2:
         raise UserError(
             f"{goal.name} compares the chains of a group: --chains-per-problem must be 2 or above."

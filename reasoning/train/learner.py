@@ -396,7 +396,9 @@ class _Sums:
         self.add_shape(other.positions, other.padding)
 
     def metrics(self, objective: Objective, sampled: bool) -> dict[str, float]:
-        n = max(self.tokens, 1)
+        if not self.tokens:  # nothing went through the model, so nothing was seen of it
+            return {"loss": 0.0, "active_tokens": 0.0}
+        n = self.tokens
         of = {name: self.sums.get(name, 0.0) for name in _FIGURES}
         found = {"loss": of["loss"], "entropy": of["entropy"] / n, "active_tokens": float(self.tokens)}
         found["padding_fraction"] = self.padding / max(self.positions, 1)

@@ -253,6 +253,7 @@ def test_failing_verdicts_are_left_out_when_that_is_asked_for(home):
         ({"budget": "price=3"}, "no price table"),
         ({"objective": "sft", "asynchronous": True}, "this run draws none"),
         ({"task": "word:train*1+countdown:train"}, "each needs a weight"),
+        ({"objective": "reinforce_pp", "problems_per_step": 1, "chains_per_problem": 1}, "a single chain"),
         ({"lora_alpha": 8.0}, "--lora-alpha goes with --lora-rank"),
         ({"keep_correct": 2}, "--keep-correct goes with --objective expert_iteration"),
         ({"max_refill": 5}, "--max-refill goes with --dynamic-sampling"),
