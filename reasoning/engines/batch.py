@@ -129,8 +129,8 @@ class Batch:
         tokens = both[0].astype(np.int64)
         if not np.isfinite(both[1][alive]).all():
             raise EngineError(
-                "The model's logits are not finite: its weights are damaged, its dtype is too narrow, or it was trained "
-                "with too high a learning rate."
+                "The model's logits are not finite: its weights are damaged, its dtype is too narrow, or it was "
+                "trained with too high a learning rate."
             )
         place = np.minimum(slots.count[:rows], self.tokens.shape[1] - 1)
         self.tokens[at, place] = tokens

@@ -5,6 +5,7 @@ costs. Knows nothing of learners or engines.
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,6 +107,11 @@ def save_adapter(folder: Path, adapter: Any, weights: dict[str, Tensor]) -> None
     before, config.inference_mode = config.inference_mode, True
     config.save_pretrained(str(folder))
     config.inference_mode = before
+    path = folder / "adapter_config.json"
+    body = json.loads(path.read_text())
+    if isinstance(body["target_modules"], list):  # a set, whose order is another in every process
+        body["target_modules"].sort()
+    path.write_text(json.dumps(body, indent=2, sort_keys=True))
 
 
 def adapter_training_flops(

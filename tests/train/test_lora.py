@@ -197,6 +197,15 @@ def killed_after(options, step):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+def test_the_adapter_is_described_in_the_same_bytes_by_every_process(tmp_path):
+    make().save_pretrained(tmp_path / "base")
+    policy = adapted(source=str(tmp_path / "base"))
+    policy._save_adapter(tmp_path / "adapter", True)
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) == 7
+    assert targets == sorted(targets)
+
+
 def test_a_run_saves_a_merged_folder_and_the_adapter_and_resumes_to_the_bit(base):
     done = train(tuned(base, "whole"))
     killed_after(tuned(base, "killed"), 3)
