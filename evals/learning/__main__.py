@@ -19,7 +19,7 @@ from pathlib import Path
 
 from evals.learning.settings import PRESETS, TASKS
 from evals.learning.table import markdown, read
-from evals.learning.workers import Workers, cold, preset
+from evals.learning.workers import Job, Workers, cold, preset
 
 
 def main() -> int:
@@ -56,12 +56,14 @@ def _run_all(arguments: argparse.Namespace, out: Path) -> int:
     """How many runs failed; a failure is printed and leaves the others alone."""
     ends = time.monotonic() + arguments.seconds if arguments.seconds else float("inf")
     grid = [(s, t) for s in arguments.seeds for t in arguments.tasks]
-    starts = [(f"{t} {s}: cold start", cold, (out, t, s)) for s, t in grid]
-    runs = [
-        (f"{t} {s}: {p}", preset, (out, t, p, s, arguments.split)) for s, t in grid for p in arguments.presets
+    jobs = [Job(f"{t} {s}: cold start", cold, (out, t, s)) for s, t in grid]
+    jobs += [
+        Job(f"{t} {s}: {p}", preset, (out, t, p, s, arguments.split), after=f"{t} {s}: cold start")
+        for s, t in grid
+        for p in arguments.presets
     ]
     with Workers(arguments.workers) as workers:
-        return workers.do(starts, ends) + workers.do(runs, ends)
+        return workers.do(jobs, ends)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ COMMON: dict[str, Any] = {
     "chains_per_problem": 8,
     "minibatch": 64,
     "optimizer": "muon",
-    "lr": 4e-4,
+    "lr": 6e-4,
     "checkpoint_every": 1000,  # each leg's end is one
     "log_every": 10_000,
 }

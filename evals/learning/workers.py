@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,15 @@ from typing import Any
 
 from evals.learning.settings import PRESETS, TASKS
 
-Job = tuple[str, Callable[..., str], tuple[Any, ...]]
-"""What it is called, a function of this module, its arguments."""
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A function of this module and its arguments. after: the name of a job that must have succeeded before."""
+
+    name: str
+    function: Callable[..., object]
+    arguments: tuple[Any, ...]
+    after: str = ""
 
 
 class Workers:
@@ -32,22 +40,25 @@ class Workers:
         self.processes.shutdown(cancel_futures=True)
 
     def do(self, jobs: Sequence[Job], ends: float) -> int:
-        """Do the jobs, none begun after ``ends`` (of the monotonic clock). How many failed: a failure is printed and
-        leaves the others alone."""
-        failed, running, waiting = 0, dict[Future[str], str](), list(jobs)
+        """Do the jobs, none begun after ``ends`` (of the monotonic clock). How many failed or hang on one that did: a
+        failure is printed and leaves the others alone."""
+        running: dict[Future[object], str] = {}
+        waiting, succeeded, failed = list(jobs), {""}, set[str]()
         while running or (waiting and time.monotonic() < ends):
-            while waiting and len(running) < self.count and time.monotonic() < ends:
-                label, function, given = waiting.pop(0)
-                running[self.processes.submit(function, *given)] = label
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                label = running.pop(done)
-                error = done.exception()
-                failed += error is not None
+            failed |= {job.name for job in waiting if job.after in failed}
+            waiting = [job for job in waiting if job.after not in failed]
+            ready = [job for job in waiting if job.after in succeeded] if time.monotonic() < ends else []
+            for job in ready[: self.count - len(running)]:
+                waiting.remove(job)
+                running[self.processes.submit(job.function, *job.arguments)] = job.name
+            for done in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                name, error = running.pop(done), done.exception()
+                (succeeded if error is None else failed).add(name)
                 said = done.result() if error is None else f"FAILED: {type(error).__name__}: {error}"
-                print(f"{label}  {said}", flush=True)
+                print(f"{name}  {said}", flush=True)
         if waiting:
             print(f"{len(waiting)} not begun in time; the same command goes on.", flush=True)
-        return failed
+        return len(failed)
 
 
 def _one_thread() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import random
+import time
 
 import pytest
 
 from evals.learning import demonstrations, settings
 from evals.learning.settings import PRESETS, TASKS, TaskSetting
 from evals.learning.table import flops_to, gain, markdown, read, target
+from evals.learning.workers import Job, Workers
 from reasoning.train.objective import PRESETS as OBJECTIVES
 from reasoning.train.options import TrainOptions
 
@@ -103,3 +106,22 @@ def test_from_cold_start_to_table(tmp_path, monkeypatch):
     stored = json.loads((tmp_path / "results" / "word.grpo.0.json").read_text())
     assert stored == run.run_preset(tmp_path, task, preset, 0, "dev")
     assert "grpo" in markdown(read(tmp_path / "results", ["word"], ["grpo"], [0, 1]))
+
+
+def test_jobs_wait_for_their_cold_start_and_a_failure_leaves_the_others_alone(capsys):
+    jobs = [
+        Job("broken", operator.truediv, (1, 0)),
+        Job("after broken", str, ("never",), after="broken"),
+        Job("cold", time.sleep, (0.5,)),
+        Job("first", str, ("1",), after="cold"),
+        Job("alone", str, ("2",)),
+    ]
+    with Workers(2) as workers:
+        assert workers.do(jobs, time.monotonic() + 60) == 2
+        assert workers.do([Job("late", str, ("3",))], time.monotonic() - 1) == 0
+    said = capsys.readouterr().out
+    assert "broken  FAILED: ZeroDivisionError" in said
+    assert "never" not in said
+    assert said.index("cold  ") < said.index("first  1")
+    assert "alone  2" in said
+    assert "1 not begun in time" in said
