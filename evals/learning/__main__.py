@@ -56,7 +56,7 @@ def _run_all(arguments: argparse.Namespace, out: Path) -> int:
     """How many runs failed; a failure is printed and leaves the others alone."""
     ends = time.monotonic() + arguments.seconds if arguments.seconds else float("inf")
     grid = [(s, t) for s in arguments.seeds for t in arguments.tasks]
-    jobs = [Job(f"{t} {s}: cold start", cold, (out, t, s)) for s, t in grid]
+    jobs = [Job(f"{t} {s}: cold start", cold, (out, t, s, arguments.split)) for s, t in grid]
     jobs += [
         Job(f"{t} {s}: {p}", preset, (out, t, p, s, arguments.split), after=f"{t} {s}: cold start")
         for s, t in grid

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from evals.learning.settings import (
 )
 from reasoning.budget import Ledger
 from reasoning.engines import open_engine
-from reasoning.errors import BudgetError
+from reasoning.errors import BudgetError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Sampling
 from reasoning.runfile import versions
@@ -50,6 +51,7 @@ def cold_start(out: Path, task: TaskSetting, seed: int) -> Path:
             write_demonstrations(task.spec("train", min(count, task.shown)), rows, seed)
         options = {"demonstrations": str(rows)}
     options |= {**COLD, "model": task.model, "steps": task.sft_steps, "seed": seed, "run": str(run)}
+    options["device"] = "cpu"
     train(TrainOptions(**options, max_new_tokens=task.max_new_tokens))
     return run / "model"
 
@@ -68,21 +70,43 @@ def measured(model: Path, pool: Path, task: TaskSetting, split: str, n: int) -> 
     return [rates[p.id] for p in problems]
 
 
+def beginning(out: Path, task: TaskSetting, seed: int, split: str) -> tuple[Path, list[float]]:
+    """The cold start's folder and what it gets right; measured once for all presets."""
+    base = cold_start(out, task, seed)
+    kept = base.parent / f"right-{split}.json"
+    if not kept.is_file():
+        rates = measured(base, base.parent / "eval", task, split, PROBLEMS)
+        partial = kept.with_suffix(".partial")
+        partial.write_text(json.dumps(rates))
+        partial.replace(kept)
+    return base, json.loads(kept.read_text())
+
+
 def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: str) -> dict[str, Any]:
     """The finished run's record (also in ``out/results``)."""
     name = f"{task.label}.{preset.name}.{seed}"
     result = out / "results" / f"{name}.json"
+    settings = {
+        "task": asdict(task),
+        "preset": asdict(preset),
+        "common": COMMON,
+        "cold": COLD,
+        "evaluation": [split, PROBLEMS, CHAINS, ON_THE_WAY, LEGS],
+    }
     if result.is_file():
-        return json.loads(result.read_text())
+        found = json.loads(result.read_text())
+        if found["settings"] != settings:
+            raise UserError(f"{result} was made with other settings: remove it, or give another --out.")
+        return found
     started, run = time.process_time(), out / "runs" / name
-    base = cold_start(out, task, seed)
-    before = measured(base, run.parent / f"{task.label}.{seed}.before", task, split, PROBLEMS)
+    base, before = beginning(out, task, seed, split)
     options: dict[str, Any] = {
         **COMMON,
         **preset.options,
         "objective": preset.name,
         "model": str(base),
         "run": str(run),
+        "device": "cpu",
         "task": task.spec("train", task.train),
         "max_new_tokens": task.max_new_tokens,
         "seed": seed,
@@ -99,7 +123,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
         if left <= 0:
             continue
         try:
-            trained = train(TrainOptions(**options, budget=f"flops={left:.6g}", device="cpu"))
+            trained = train(TrainOptions(**options, budget=f"flops={left:.6g}"))
         except BudgetError:
             if leg == LEGS:
                 raise
@@ -120,8 +144,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
         "task": task.label,
         "preset": preset.name,
         "seed": seed,
-        "split": split,
-        "chains": CHAINS,
+        "settings": settings,
         "budget": task.flops,
         "before": before,
         "after": after,

@@ -50,11 +50,11 @@ TASKS = {
         ),
         TaskSetting(
             name="countdown",
-            options="numbers=3,largest=10,highest=40",
-            demonstrations="numbers=3,largest=10,highest=40,tries=1",
+            options="numbers=3",
+            demonstrations="numbers=3,tries=1",
             flops=4e11,
             max_new_tokens=64,
-            sft_steps=400,
+            sft_steps=450,
         ),
         TaskSetting(
             name="gym:chain_sum",
@@ -111,7 +111,7 @@ COMMON: dict[str, Any] = {
     "checkpoint_every": 1000,  # each leg's end is one
     "log_every": 10_000,
 }
-_CORRECT = {"keep_correct": 4, "minibatch": 32, "lr": 1e-3}
+_CORRECT = {"keep_correct": 4, "minibatch": 32}
 
 PRESETS = {
     p.name: p
@@ -128,6 +128,6 @@ PRESETS = {
         Preset("reinforce_pp"),
         Preset("reinforce_pp_baseline"),
         Preset("ppo"),
-        Preset("dpo", {"problems_per_step": 32, "chains_per_problem": 8}, pairs=0.4),
+        Preset("dpo", {"problems_per_step": 32, "chains_per_problem": 8, "lr": 4e-4}, pairs=0.4),
     )
 }

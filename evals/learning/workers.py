@@ -69,11 +69,12 @@ def _one_thread() -> None:
     logging.disable_progress_bar()
 
 
-def cold(out: Path, task: str, seed: int) -> str:
+def cold(out: Path, task: str, seed: int, split: str) -> str:
     """The cold start of a task and seed, in words."""
-    from evals.learning.run import cold_start
+    from evals.learning.run import beginning
 
-    return str(cold_start(out, TASKS[task], seed))
+    _, right = beginning(out, TASKS[task], seed, split)
+    return f"{100 * sum(right) / len(right):.1f}"
 
 
 def preset(out: Path, task: str, name: str, seed: int, split: str) -> str:

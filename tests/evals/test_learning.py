@@ -15,6 +15,7 @@ from evals.learning import demonstrations, settings
 from evals.learning.settings import PRESETS, TASKS, TaskSetting
 from evals.learning.table import flops_to, gain, markdown, read, target
 from evals.learning.workers import Job, Workers
+from reasoning.errors import UserError
 from reasoning.train.objective import PRESETS as OBJECTIVES
 from reasoning.train.options import TrainOptions
 
@@ -105,6 +106,9 @@ def test_from_cold_start_to_table(tmp_path, monkeypatch):
     assert len(first["before"]) == len(first["after"]) == 6
     stored = json.loads((tmp_path / "results" / "word.grpo.0.json").read_text())
     assert stored == run.run_preset(tmp_path, task, preset, 0, "dev")
+    other = dataclasses.replace(task, flops=2e10)
+    with pytest.raises(UserError, match="other settings"):
+        run.run_preset(tmp_path, other, preset, 0, "dev")
     assert "grpo" in markdown(read(tmp_path / "results", ["word"], ["grpo"], [0, 1]))
 
 
