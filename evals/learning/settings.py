@@ -54,7 +54,7 @@ TASKS = {
             demonstrations="numbers=3,tries=1",
             flops=4e11,
             max_new_tokens=64,
-            sft_steps=450,
+            sft_steps=350,
         ),
         TaskSetting(
             name="gym:chain_sum",
