@@ -117,8 +117,8 @@ PRESETS = {
     p.name: p
     for p in (
         Preset("expert_iteration", {**_CORRECT, "problems_per_step": 32}),
-        Preset("rest_em", {**_CORRECT, "problems_per_step": 64}),
-        Preset("star", {**_CORRECT, "problems_per_step": 64}),
+        Preset("rest_em", {**_CORRECT, "problems_per_step": 64, "minibatch": 8}),
+        Preset("star", {**_CORRECT, "problems_per_step": 64, "minibatch": 8}),
         Preset("grpo"),
         Preset("dr_grpo"),
         Preset("dapo"),
