@@ -55,13 +55,15 @@ def main() -> int:
 def _run_all(arguments: argparse.Namespace, out: Path) -> int:
     """How many runs failed; a failure is printed and leaves the others alone."""
     ends = time.monotonic() + arguments.seconds if arguments.seconds else float("inf")
-    grid = [(s, t) for s in arguments.seeds for t in arguments.tasks]
-    jobs = [Job(f"{t} {s}: cold start", cold, (out, t, s, arguments.split)) for s, t in grid]
-    jobs += [
-        Job(f"{t} {s}: {p}", preset, (out, t, p, s, arguments.split), after=f"{t} {s}: cold start")
-        for s, t in grid
-        for p in arguments.presets
-    ]
+    jobs: list[Job] = []
+    for seed in arguments.seeds:  # whole seeds one after the other, so that a table of some is a table
+        cold_starts = {t: f"{t} {seed}: cold start" for t in arguments.tasks}
+        jobs += [Job(name, cold, (out, t, seed, arguments.split)) for t, name in cold_starts.items()]
+        jobs += [
+            Job(f"{t} {seed}: {p}", preset, (out, t, p, seed, arguments.split), after=name)
+            for t, name in cold_starts.items()
+            for p in arguments.presets
+        ]
     with Workers(arguments.workers) as workers:
         return workers.do(jobs, ends)
 
