@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from reasoning.engines.products import linear
 from reasoning.errors import UserError
+from reasoning.train.product import product, times
 from reasoning.train.rows import Row
 from reasoning.train.straight import Straight
 
@@ -249,7 +251,8 @@ def head_logprobs(
     plain = type(head) is torch.nn.Linear and not bound
     rows = max(1, CHUNK_LOGITS * (ON_GPU if hidden.is_cuda else 1) // head.weight.shape[0])
     if len(hidden) * head.weight.shape[0] <= CHUNK_LOGITS:
-        return _from_logits(head(hidden), targets, before, bound, scale, entropy)
+        logits = product(hidden, head.weight, head.bias) if plain else head(hidden)
+        return _from_logits(logits, targets, before, bound, scale, entropy)
     if plain:
         bias = None if head.bias is None else head.bias.to(hidden.dtype)
         picked, spread = _ChunkedHead.apply(
@@ -304,7 +307,7 @@ class _ChunkedHead(torch.autograd.Function):
         parts = []
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            logits = torch.nn.functional.linear(hidden[part], weight, bias)
+            logits = linear(hidden[part], (weight, bias))
             parts.append(_statistics(logits, targets[part], scale))
         picked, total, spread = (torch.cat(t) for t in zip(*parts, strict=True))
         ctx.save_for_backward(hidden, weight, bias, targets, total, spread)
@@ -324,7 +327,7 @@ class _ChunkedHead(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.rows):
             part = slice(start, start + ctx.rows)
             states, tokens, gain = hidden[part], targets[part], scale * to_picked[part, None]
-            logits = torch.nn.functional.linear(states, weight, bias)
+            logits = linear(states, (weight, bias))
             shares = _probabilities(logits, total[part], scale)
             weighed, by = states.float() * gain, gain
             if to_spread is not None:  # p becomes the whole factor of the logit's gradient but for the onehot
@@ -384,7 +387,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32, however few bits they have."""
     if a.is_cuda and a.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a.float(), b.float())
+    return times(a.float(), b.float())
 
 
 def _add_product(sum: Tensor, a: Tensor, b: Tensor) -> None:

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reasoning.engines.llama import LlamaForward
 from reasoning.train.layout import Layout, Part, lay_out
+from reasoning.train.product import product
 from reasoning.train.rows import Row
 
 
@@ -70,11 +71,12 @@ class Straight:
             )
         both = _NormRotated.apply(both, weights, cos, sin, self.eps)
         q, k = both.split([self.heads, self.kv_heads], 1)
-        x = x + attention.o_proj(_attend(q, k, v, layout, attention.scaling))
+        out, down = attention.o_proj, mlp.down_proj
+        x = x + product(_attend(q, k, v, layout, attention.scaling), out.weight, out.bias)
         gate_up = _after_norm(
             x, layer.post_attention_layernorm.weight, self.eps, (mlp.gate_proj, mlp.up_proj)
         )
-        return x + mlp.down_proj(_SwiGLU.apply(gate_up))
+        return x + product(_SwiGLU.apply(gate_up), down.weight, down.bias)
 
 
 def open_straight(model: Any, recompute: bool = False) -> Straight | None:
@@ -161,8 +163,8 @@ def _after_norm(x: Tensor, norm: Tensor, eps: float, parts: Sequence[Any]) -> Te
     weight = torch.cat([part.weight for part in parts])
     bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
     if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and x.dtype == torch.float32:
-        return F.linear(_Unit.apply(x, eps), weight * norm, bias)
-    return F.linear(_norm(x, norm, eps), weight, bias)
+        return product(_Unit.apply(x, eps), weight * norm, bias)
+    return product(_norm(x, norm, eps), weight, bias)
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
