@@ -32,6 +32,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 warnings.filterwarnings("ignore")
@@ -255,9 +256,6 @@ def peak_memory(name: str, setting: Setting) -> None:
         code = f"from evals.bench_training import alone; alone({name!r}, {side!r}, {setting.model!r}, {setting.low})"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         found[side] = int(out.split()[-1])
-    if not found["trl"]:
-        print("   peak memory of one training phase: too little to measure", flush=True)
-        return
     ratio = found["ours"] / found["trl"]
     print(
         f"   peak memory of one training phase above what was there before it: TRL {found['trl']} MiB, ours "
@@ -267,9 +265,7 @@ def peak_memory(name: str, setting: Setting) -> None:
 
 
 def alone(name: str, side: str, model: str, low: bool) -> None:
-    """One training phase on made-up chains; prints how far the peak of resident memory rose, in MiB."""
-    import resource
-
+    """One training phase on made-up chains; prints how far resident memory rose at most, in MiB (Linux)."""
     regime = regimes_of(model)[name]
     rows = made_up(regime)
     batch = batch_of(rows)
@@ -277,14 +273,22 @@ def alone(name: str, side: str, model: str, low: bool) -> None:
         made: Any = (
             TRL(model, regime, 1, folder, low) if side == "trl" else Ours(model, regime, 1, folder, low)
         )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = resident("VmRSS")
         if side == "trl":
             made.gradient(batch)
         else:
             made.learner.gradients(rows)
+        print((resident("VmHWM") - before) // 1024)
+        if side == "ours":
             made.close()
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) // 1024)
+
+
+def resident(which: str) -> int:
+    """KiB of memory of this process: now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which))
 
 
 def product_peak(low: bool) -> float:
