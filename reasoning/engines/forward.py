@@ -363,11 +363,19 @@ def open_forward(module: Any) -> Forward:
     from reasoning.engines.cuda_forward import CudaForward
     from reasoning.engines.llama import LlamaForward
 
-    for kind in (CudaForward, LlamaForward):
-        if kind.fits(module):
-            fast = kind(module)
-            if agrees(fast, module):
-                return fast
+    if CudaForward.fits(module):
+        try:
+            on_gpu = CudaForward(module)
+            if agrees(on_gpu, module):
+                return on_gpu
+            why = "its numbers are not the module's"
+        except Exception as error:  # whatever a compiler raises: there is another way to the same numbers
+            why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        warnings.warn(f"Decoding by CUDA graphs is left out ({why}); sampling is slower.", stacklevel=2)
+    if LlamaForward.fits(module):
+        fast = LlamaForward(module)
+        if agrees(fast, module):
+            return fast
     try:
         cached = CachedForward(module)
         if agrees(cached, module):

@@ -18,14 +18,14 @@ BLOCK = 4096
 
 @triton.jit
 def _statistics(
-    logits: Any,
-    stride: Any,
-    targets: Any,
-    picked: Any,
-    total: Any,
-    spread: Any,
-    columns: Any,
-    scale: Any,
+    logits,
+    stride,
+    targets,
+    picked,
+    total,
+    spread,
+    columns,
+    scale,
     BLOCK: tl.constexpr,
 ):
     """One row each: the running maximum, mass and mean logit of a softmax in one pass (arXiv 1805.02867)."""
@@ -51,7 +51,7 @@ def _statistics(
 
 
 @triton.jit
-def _probabilities(logits: Any, stride: Any, total: Any, columns: Any, scale: Any, BLOCK: tl.constexpr):
+def _probabilities(logits, stride, total, columns, scale, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < columns

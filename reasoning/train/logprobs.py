@@ -7,7 +7,9 @@ Knows nothing of objectives or optimizers.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,6 @@ from reasoning.train.straight import Straight
 
 CHUNK_LOGITS = 2**22
 """Logits that exist at once (16 MiB in float32); a forward with fewer keeps them for the backward pass."""
-TRITON = importlib.util.find_spec("triton") is not None  # torch's CUDA builds for Linux bring it along
 ON_GPU = 32
 """On a GPU so many times as many, where small products leave it idle."""
 
@@ -352,12 +353,40 @@ class _ChunkedHead(torch.autograd.Function):
         )
 
 
+@functools.cache
+def _kernels(dtype: torch.dtype) -> Any:
+    """`head_kernels` once they gave what plain torch gives, else None, with a warning: Triton wants a C compiler and
+    a GPU that it knows."""
+    if importlib.util.find_spec("triton") is None:  # torch's CUDA builds for Linux bring it along
+        return None
+    try:
+        from reasoning.train import head_kernels
+
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(3, 5000, generator=generator).mul_(4).to("cuda", dtype)
+        targets = torch.tensor([0, 4999, 4096], device="cuda")
+        plain = _plain_statistics(logits.clone(), targets, 0.7)
+        found = head_kernels.statistics(logits, targets, 0.7)
+        pairs = list(zip(found, plain, strict=True))
+        shares = _plain_probabilities(logits.clone(), plain[1], 0.7)
+        pairs.append((head_kernels.probabilities_(logits, plain[1], 0.7), shares))
+        if all(torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-4) for a, b in pairs):
+            return head_kernels
+        why = "they disagree with PyTorch"
+    except Exception as error:  # whatever a compiler raises: there is another way to the same numbers
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    warnings.warn(f"The output head's Triton kernels are left out ({why}); training is slower.", stacklevel=2)
+    return None
+
+
 def _statistics(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """(log-probabilities of ``targets``, logs of partition sums, entropies), (n,) each. Writes over ``logits``."""
-    if logits.is_cuda and TRITON:
-        from reasoning.train.head_kernels import statistics
+    if logits.is_cuda and (kernels := _kernels(logits.dtype)):
+        return kernels.statistics(logits, targets, scale)
+    return _plain_statistics(logits, targets, scale)
 
-        return statistics(logits, targets, scale)
+
+def _plain_statistics(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     z = logits.float()
     if scale != 1.0:
         z.mul_(scale)
@@ -373,10 +402,12 @@ def _statistics(logits: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, 
 
 def _probabilities(logits: Tensor, total: Tensor, scale: float) -> Tensor:
     """exp(scale x logits - total), (n, V), in the type of ``logits``, over which it writes."""
-    if logits.is_cuda and TRITON:
-        from reasoning.train.head_kernels import probabilities_
+    if logits.is_cuda and (kernels := _kernels(logits.dtype)):
+        return kernels.probabilities_(logits, total, scale)
+    return _plain_probabilities(logits, total, scale)
 
-        return probabilities_(logits, total, scale)
+
+def _plain_probabilities(logits: Tensor, total: Tensor, scale: float) -> Tensor:
     z = logits.float()
     if scale != 1.0:
         z.mul_(scale)
