@@ -68,7 +68,7 @@ TASKS = {
             options="template=qa,max_digits=2",
             flops=4e11,
             max_new_tokens=48,
-            sft_steps=400,
+            sft_steps=900,
         ),
         TaskSetting(
             name="gym:spell_backward",
