@@ -1,6 +1,6 @@
 """Verdicts of `math` beside those of math-verify 0.9 on every corpus, with every disagreement written out.
 
-    python -m evals.verifiers.accuracy [--data FOLDER] [--only NAME] [--most N] [--out disagreements.jsonl]
+    python -m evals.verifiers.accuracy [--data FOLDER] [--only NAME] [--most N] [--out runs/disagreements.jsonl]
 
 Where math-verify is not installed (extra: bench) only our own verdicts are counted. `--peer mathruler` takes that grader
 in its place (the one of PRM800K as many trainers carry it); it hands text to sympy's parser, which executes it, so run it
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--only", default="", help="corpora whose name contains this")
     parser.add_argument("--most", type=int, default=0, help="at most this many pairs a corpus, evenly spread")
-    parser.add_argument("--out", type=Path, default=Path("disagreements.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("runs/disagreements.jsonl"))
     parser.add_argument("--peer", default="math-verify", choices=("math-verify", "mathruler"))
     options = parser.parse_args()
     data = data_folder(options.data)

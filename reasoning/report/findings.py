@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from reasoning.comparisons import Comparison, find
 from reasoning.curves import Measured
 from reasoning.iso_compute import BreakEven, IsoCompute
@@ -42,7 +44,7 @@ def findings(
 
 
 def _points(c: Comparison, more: str = "more", less: str = "fewer") -> str:
-    low, high = sorted((abs(c.low), abs(c.high)))
+    low, high = sorted((min(abs(c.low), 1.0), min(abs(c.high), 1.0)))  # no difference is larger
     direction = more if c.difference > 0 else less
     return f"{percent(abs(c.difference))} points {direction} (95% interval {percent(low)} to {percent(high)})"
 
@@ -97,7 +99,7 @@ def _search(measured: Measured, comparisons: Sequence[Comparison], model: str) -
     name = measured.labels[model]
     lines = [
         f"On {name} the majority of {c.a.k} turns {percent(c.b_accuracy)}% of one chain into "
-        f"{percent(c.a_accuracy)}%: {_points(c)}."
+        f"{percent(c.a_accuracy)}%: {_points(c)}.{_greedy(measured, model)}"
         for c in find(comparisons, (model, "majority"), (model, "pass"))
         if c.supported
     ]
@@ -114,6 +116,14 @@ def _search(measured: Measured, comparisons: Sequence[Comparison], model: str) -
         if c.supported and c.difference > 0
     ]
     return lines
+
+
+def _greedy(measured: Measured, model: str) -> str:
+    """What one greedy chain gets, beside what a search gains over one sampled chain."""
+    drawn = [m for m in measured.measurements if m.model == model and m.selector.name == "greedy"]
+    values = np.concatenate([m.values.ravel() for m in drawn]) if drawn else np.empty(0)
+    known = values[~np.isnan(values)]
+    return f" One greedy chain gets {percent(known.mean())}%." if len(known) else ""
 
 
 def _sharpening(
