@@ -106,6 +106,7 @@ class Batch:
         self.store = forward.store(self.capacity, prompt_tokens, new_tokens)
         self.slots = _Slots(self.capacity)
         self.rows = 0  # slots [0, rows) are stepped
+        self.ended: list[Finished] = []  # not told yet
         self.tokens = np.zeros((self.capacity, new_tokens), np.int32)
         self.logprobs = np.zeros(self.tokens.shape, np.float32)
         self.logits = torch.empty(0, forward.vocab)
@@ -142,22 +143,28 @@ class Batch:
             if rule.may_end[tokens[slot]]:
                 stopped[slot] = rule.ends(self.tokens[slot, : slots.count[slot]].tolist())
         over = np.flatnonzero(alive & (stopped | (slots.count[:rows] >= slots.limit[:rows])))
-        finished = [self._finish(slot, bool(stopped[slot])) for slot in over.tolist()]
+        self.ended += [self._finish(slot, bool(stopped[slot])) for slot in over.tolist()]
         if len(over):
             self.store.release(over)
         if not slots.alive.any():
             self.rows = 0
-            return finished
+            return self._told()
         tokens = self._compact(tokens)
         rows = self.rows
         self.logits = self.forward.step(self.store, tokens, slots.length[:rows])
         slots.length[:rows] += slots.alive[:rows]
-        return finished
+        return self._told()
+
+    def _told(self) -> list[Finished]:
+        told, self.ended = self.ended, []
+        return told
 
     def stop(self, reason: str) -> list[Finished]:
-        """Stop all chains that have begun; what they have so far, under ``reason``."""
-        under_way = np.flatnonzero(self.slots.alive[: self.rows]).tolist()
-        return [replace(self._finish(slot, False), reason=reason) for slot in under_way]
+        """Stop all chains that have begun; what they have so far, under ``reason``: those too that came to their end
+        in a step that failed."""
+        under_way = np.flatnonzero(self.slots.alive).tolist()
+        left = self._told() + [self._finish(slot, False) for slot in under_way]
+        return [replace(finished, reason=reason) for finished in left]
 
     def _finish(self, slot: int, stopped: bool) -> Finished:
         slots, count = self.slots, int(self.slots.count[slot])
@@ -219,6 +226,7 @@ class Batch:
             self._seat(slots, request, start, end)
             request.taken = end
             if end == len(request.names):
+                request.prefilled.state.clear()  # the store has it, and may hold the object
                 request.prefilled = None
                 self.waiting.popleft()
         self.logits, self.rows = grown, rows

@@ -55,6 +55,7 @@ class CudaForward(LlamaForward):
         self._captured: dict[int, Any] = {}
         self._addresses: tuple[int, ...] = ()
         self._buffers: _Buffers | None = None
+        self._last: PagedKeyValues | None = None  # whose table was uploaded
         super().__init__(module)
 
     @staticmethod
@@ -100,6 +101,7 @@ class CudaForward(LlamaForward):
         if old is not None:
             rows, width = max(rows, len(old.table)), max(width, old.table.shape[1])
         self._captured.clear()
+        self._last = None
         self._buffers = _Buffers(
             torch.zeros(3, rows, dtype=torch.long, device=self.device),
             torch.zeros(rows, max(64, width), dtype=torch.long, device=self.device),
@@ -121,17 +123,17 @@ class CudaForward(LlamaForward):
         numbers = np.zeros((3, count), np.int64)
         numbers[0, :rows], numbers[1, :rows], numbers[2, :rows] = tokens, store.prompt_tokens[:rows], own
         buffers.numbers[:, :count].copy_(torch.from_numpy(numbers))
-        if store.changed:
+        if store.changed or store is not self._last:
             width = store.table.shape[1]
             buffers.table[:count, :width].copy_(torch.from_numpy(store.lines(rows, count)))
-            store.changed = False
+            store.changed, self._last = False, store
         if not self.graphs:
             self._decode(count)
         else:
             if count not in self._captured:
                 self._captured[count] = self._capture(count)
             self._captured[count].replay()
-        return buffers.logits[:rows]
+        return buffers.logits[:rows].clone()  # another batch may step before these are read
 
     def _capture(self, count: int) -> Any:
         stream = torch.cuda.Stream()

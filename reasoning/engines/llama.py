@@ -57,6 +57,8 @@ class LlamaForward:
         self.head_dim: int = module.model.layers[0].self_attn.head_dim
         self.scale: float = module.model.layers[0].self_attn.scaling
         self.eps: float = config.rms_norm_eps
+        self.cos: Any = None
+        self.sin: Any = None
         self.refresh()
 
     @staticmethod
@@ -131,7 +133,8 @@ class LlamaForward:
             self.head = _fused([self.head], self.final_norm)
             self.final_norm = None
         self.head = kept(self.head)
-        self.cos = self.sin = self.embedding.new_zeros(0, 1, self.head_dim)
+        if self.cos is None or (self.cos.device, self.cos.dtype) != (self.device, self.dtype):
+            self.cos = self.sin = self.embedding.new_zeros(0, 1, self.head_dim)
 
     def store(self, rows: int, prompt_tokens: int, new_tokens: int) -> SharedKeyValues:
         like = [self.embedding.new_zeros(0, self.head_dim) for _ in self.layers]
@@ -190,7 +193,13 @@ class LlamaForward:
                     q, k, v, is_causal=True, scale=self.scale, enable_gqa=self.heads != self.kv_heads
                 )
                 x = self._after(x, attended.transpose(1, 2).reshape(len(x), -1), layer)
-                state.append((k, v))
+                # Of their own: a view would keep the queries and the padding alive with them.
+                state.append(
+                    (
+                        k.clone(memory_format=torch.contiguous_format),
+                        v.clone(memory_format=torch.contiguous_format),
+                    )
+                )
             ends = [row * length + len(prompts[i]) - 1 for row, i in enumerate(members)]
             ends += [0] * (padded(count) - count)
             last = self._norm(x[torch.tensor(ends, device=self.device)], self.final_norm)

@@ -301,3 +301,26 @@ def test_damaged_weights_are_an_engine_error():
     engine.refresh()
     with pytest.raises(EngineError, match="not finite"):
         list(engine.generate([Draw(problems(1)[0], Sampling(), (0,))]))
+
+
+def test_chains_that_end_in_a_step_that_fails_are_paid_for():
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), name="tiny", version="0", chat="no")
+    short, long = (
+        Draw(Problem.make(text, None), Sampling(max_new_tokens=limit, stop=()), (0, 1, 2))
+        for text, limit in (("w1 w2", 2), ("w3", 9))
+    )
+    step, calls = engine._forward.step, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 2:  # the step after the short chains' last token
+            raise RuntimeError("out of memory")
+        return step(*arguments)
+
+    engine._forward.step = failing
+    told = []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        told.extend(engine.generate([short, long]))
+    begun = told + engine.unfinished()
+    assert len(begun) == 6
+    assert sum(chain.cost.prompt_tokens for chain in begun) == 3
