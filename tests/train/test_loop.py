@@ -196,8 +196,13 @@ def test_metrics_carry_the_names_of_the_field(home):
 
 
 def test_the_first_minibatch_is_on_policy_to_rounding(home):
-    train(reinforce(home, "onpolicy", "grpo", steps=1, minibatch=0))
-    assert metrics(home, "onpolicy")[1]["sampling_logp_difference/max"] < 1e-4
+    train(reinforce(home, "onpolicy", "grpo", steps=4, minibatch=0, chains_per_problem=8))
+    name = "sampling_logp_difference/max"
+    learned = [
+        row[name] for row in metrics(home, "onpolicy") if name in row
+    ]  # a step may have nothing to learn
+    assert learned
+    assert max(learned) < 1e-4
 
 
 def test_a_verifier_that_judges_nothing_stops_the_run(home):
