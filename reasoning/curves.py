@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from reasoning.errors import UserError
 from reasoning.progress import printable
 from reasoning.select import Group, ReadOnce, Records, Selector, groups, open_selector
-from reasoning.statistics import curve_bands, t_interval, wilson
+from reasoning.statistics import curve_bands
 
 Floats = NDArray[np.float64]
 
@@ -75,8 +75,8 @@ class Point:
     """One point of a curve: a mean over problems.
 
     samples, output_tokens, flops: spent per problem; NaN where the records do not say.
-    low, high: 95% interval over problems (greedy: Wilson; k = 1: t; otherwise BCa bootstrap). band_low,
-    band_high: 95% band of the whole curve. monte_carlo_error: of the estimate itself, 0 where it is exact.
+    low, high: 95% interval over problems (`reasoning.statistics.accuracy_interval`). band_low, band_high: 95% band
+    of the whole curve. monte_carlo_error: of the estimate itself, 0 where it is exact.
     problems: how many the point rests on.
     """
 
@@ -180,22 +180,14 @@ def curve(measurement: Measurement, difficulty: str | None = None) -> Curve:
     bands = curve_bands(m.values, bounds=(0.0, 1.0))
     points = []
     for j, k in enumerate(m.ks):
-        values, n = m.values[:, j], int(bands.problems[j])
-        known = ~np.isnan(values)
-        low, high = float(bands.low[j]), float(bands.high[j])
-        if selector.name == "greedy" and n:
-            interval = wilson(int(np.nansum(values)), n)
-            low, high = interval.low, interval.high
-        elif k == 1 and n >= 2 and np.ptp(values[known]) > 0:
-            interval = t_interval(values)
-            low, high = max(interval.low, 0.0), min(interval.high, 1.0)
+        n, known = int(bands.problems[j]), ~np.isnan(m.values[:, j])
         spent = {axis: float(m.spent[axis][known, j].mean()) if n else math.nan for axis in AXES}
         points.append(
             Point(
                 k=k,
                 accuracy=float(bands.estimate[j]),
-                low=low,
-                high=high,
+                low=float(bands.low[j]),
+                high=float(bands.high[j]),
                 band_low=float(bands.band_low[j]),
                 band_high=float(bands.band_high[j]),
                 monte_carlo_error=float(np.sqrt((m.error[known, j] ** 2).sum()) / n) if n else math.nan,

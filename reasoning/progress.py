@@ -6,6 +6,7 @@ Anything with ``update(**fields)`` and ``close()`` can take its place; `Silent` 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import unicodedata
@@ -42,6 +43,32 @@ def human(number: float) -> str:
             short = number / size
             return f"{short:.0f}{letter}" if short >= 9.95 else f"{short:.1f}{letter}"
     return f"{number:.0f}"
+
+
+def with_interval(share: float, low: float, high: float, sign: str = "%") -> str:
+    """A share with its interval; the ends themselves where +- would promise less than 0 or more than 100.
+
+    >>> with_interval(0.25, 0.15, 0.35), with_interval(0.0, 0.0, 0.088), with_interval(0.5, math.nan, math.nan)
+    ('25.0% ±10.0%', '0.0% [0.0%, 8.8%]', '50.0%')
+    """
+    text = f"{100 * share:.1f}{sign}"
+    if math.isnan(low):
+        return text
+    half = (high - low) / 2
+    if half <= share <= 1 - half:
+        return f"{text} ±{100 * half:.1f}{sign}"
+    return f"{text} [{100 * low:.1f}{sign}, {100 * high:.1f}{sign}]"
+
+
+def bytes_text(size: float) -> str:
+    """ "412 B", "1.4 MiB", "23.4 GiB": memory as people read it, three digits at most.
+
+    >>> bytes_text(412), bytes_text(1_500_000), bytes_text(25_125_558_681)
+    ('412 B', '1.4 MiB', '23.4 GiB')
+    """
+    power = sum(abs(size) >= 1023.5 * 1024**p for p in range(4))
+    size, unit = size / 1024**power, ("B", "KiB", "MiB", "GiB", "TiB")[power]
+    return f"{size:.0f} {unit}" if power == 0 or abs(size) >= 99.95 else f"{size:.1f} {unit}"
 
 
 def clock(seconds: float) -> str:

@@ -212,7 +212,10 @@ def budget_text(ledger: Ledger) -> str:
 @dataclass(slots=True)
 class VerifyReport:
     """What one call of `verify` did, in chains. wanted = present (judged before) + judged + unaffordable.
-    correct, missing (no judgement): of the judged ones."""
+
+    Of the judged ones: missing (no judgement); cut (cut off at the length limit), and of these cut_correct (the
+    verifier scores them as correct all the same) and cut_missing; correct: whole chains that score as correct.
+    """
 
     wanted: int = 0
     present: int = 0
@@ -220,7 +223,20 @@ class VerifyReport:
     unaffordable: int = 0
     correct: int = 0
     missing: int = 0
+    cut: int = 0
+    cut_correct: int = 0
+    cut_missing: int = 0
     cost: Cost = field(default_factory=Cost)
+
+    @property
+    def known(self) -> int:
+        """Chains of which it is known whether they are right: one that was cut off is wrong, as in every curve."""
+        return self.judged - self.missing + self.cut_missing
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the known ones that are right; None where none is known."""
+        return self.correct / self.known if self.known else None
 
 
 def attempt(chain: Chain, problem: Problem, oracle: bool) -> Attempt:
@@ -292,10 +308,14 @@ def verify(
             held.commit(charge)
         todo = todo[len(attempts) :]
         report.judged += len(attempts)
-        report.correct += sum(v.correct for v in verdicts)
+        cut = [v for c, v in zip(batch, verdicts, strict=False) if c.truncated]
+        report.cut += len(cut)
+        report.cut_correct += sum(v.correct for v in cut)
+        report.cut_missing += sum(v.missing for v in cut)
+        report.correct += sum(v.correct for v in verdicts) - sum(v.correct for v in cut)
         report.missing += sum(v.missing for v in verdicts)
         report.cost += cost
-        share = report.correct / max(1, report.judged - report.missing) if verifier.oracle else None
+        share = report.accuracy if verifier.oracle else None
         progress.update(done=report.present + report.judged, total=report.wanted, correct=share)
     return report
 

@@ -24,7 +24,7 @@ from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.records import Sampling
 from reasoning.select import groups, open_selector
-from reasoning.statistics import t_interval, wilson
+from reasoning.statistics import accuracy_interval, wilson
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_intervals_of_single_chains(measured, curves):
     expected = wilson(int(sum(outcomes)), len(outcomes))
     assert (greedy.low, greedy.high) == (expected.low, expected.high)
     one = find(curves, "base@0", "majority").points[0]
-    interval = t_interval(measured.find("base@0", "majority").column(1))
+    interval = accuracy_interval(measured.find("base@0", "majority").column(1))
     assert (one.low, one.high) == pytest.approx((interval.low, interval.high))
 
 

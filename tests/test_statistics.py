@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reasoning.statistics import (
+    FEW_PROBLEMS,
+    accuracy_interval,
     bca_interval,
     curve_bands,
     holm,
@@ -100,9 +102,39 @@ def test_bands_contain_the_estimate_and_respect_the_bounds():
     np.testing.assert_allclose(bands.estimate, curves.mean(axis=0))
     assert (bands.low <= bands.estimate).all()
     assert (bands.estimate <= bands.high).all()
-    assert (bands.band_low <= bands.low + 0.02).all()
+    assert (bands.band_low <= bands.low).all()
+    assert (bands.band_high >= bands.high).all()
     assert (bands.band_high <= 1).all()
     assert (bands.band_low >= 0).all()
+
+
+@pytest.mark.parametrize("problems", [5, 9, 29, 30, 60])
+def test_one_rule_for_the_interval_of_an_accuracy(problems):
+    """The same for a single figure and for a point of a curve, however few problems there are."""
+    several = np.column_stack([rates(problems, seed=s) for s in range(3)])
+    bands = curve_bands(several, bounds=(0.0, 1.0))
+    for j, values in enumerate(several.T):
+        got = accuracy_interval(values)
+        assert (got.low, got.high) == (bands.low[j], bands.high[j])
+        expected = t_interval(values) if problems < FEW_PROBLEMS else bca_interval(values)
+        assert (got.low, got.high) == (max(expected.low, 0), min(expected.high, 1))
+    single = np.arange(problems) % 3 == 0
+    got, expected = accuracy_interval(single), wilson(int(single.sum()), problems)
+    assert (got.estimate, got.low, got.high) == (expected.estimate, expected.low, expected.high)
+    for values in (np.zeros(problems), np.ones(problems)):  # never a width of 0
+        assert accuracy_interval(values).half_width > 0.02
+
+
+def test_few_problems_are_covered_about_as_often_as_said():
+    rng, runs = np.random.default_rng(5), 400
+    inside = band = 0
+    for run in range(runs):
+        values = rng.beta(2, 2, (8, 1))
+        bands = curve_bands(values, replicates=300, seed=run, bounds=(0.0, 1.0))
+        inside += bands.low[0] <= 0.5 <= bands.high[0]
+        band += bands.band_low[0] <= 0.5 <= bands.band_high[0]
+    assert inside / runs > 0.91  # BCa: 0.87
+    assert band / runs > 0.91
 
 
 def test_all_right_is_not_certainty():

@@ -3,7 +3,9 @@
   reasoning curve runs/demo
   reasoning curve runs/gsm8k --verifier math --scorer learned:runs/verifier -k 1 -k 8 -k 64
 
-A pure function of stored records: the same pool gives the same bytes.
+What is right is said by one verifier that reads the reference, and printed below the table: the only one that has
+judged this pool (labels that came with a recording give way to it), or the one named by --verifier. A chain that was
+cut off at the length limit counts as wrong. A pure function of stored records: the same pool gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from reasoning.runfile import read_run
 @dataclass(frozen=True, kw_only=True)
 class CurveOptions:
     run: str = option(..., "folder of the run", metavar="RUN")
-    verifier: str = option("", "verifier that says what is right (default: the pool's only one that may)")
+    verifier: str = option(
+        "",
+        "verifier that says what is right (default: the only one that reads the reference and judged the pool)",
+    )
     scorer: list[str] = option(
         [], "verifier whose scores choose (repeat; default: all that see no reference)"
     )
@@ -50,8 +55,9 @@ def run(options: CurveOptions) -> int:
     with Pool.open(folder, create=False, read_only=True) as pool:
         known = pool.verifiers()
         oracles = [name for name, oracle in known.items() if oracle]
-        if len(oracles) == 2 and LABEL in oracles:
+        if len(oracles) == 2 and LABEL in oracles and not options.verifier:
             oracles.remove(LABEL)  # the labels came with a recording; what judged it afterwards is asked for
+            note(f"{oracles[0]!r} says what is right; by the labels of the recording:  --verifier {LABEL}")
         truth = options.verifier or (oracles[0] if len(oracles) == 1 else "")
         if not truth:
             if not oracles:

@@ -72,9 +72,9 @@ def run(options: ImportOptions) -> int:
             f"Scores {name} are not in [0, 1]: stored through the logistic function, which keeps their order."
         )
     if report.verified is not None:
-        judged = report.verified.judged - report.verified.missing
-        if judged:
-            say(f"{options.verifier}: {report.verified.correct / judged:.1%} of {judged} chains are correct")
+        accuracy, known = report.verified.accuracy, report.verified.known
+        if accuracy is not None:
+            say(f"{options.verifier}: {accuracy:.1%} of {known} chains are correct")
     if report.agreement is not None:
         show(report.agreement, options.disagreements)
     note(f"Next:  {following(folder, verifier.name if verifier else '', oracles)}")

@@ -107,14 +107,16 @@ def run(options: SearchOptions) -> int:
 
 
 def grade(judge: Verifier, problems: Sequence[Problem], solutions: Sequence[Solution]) -> list[bool]:
-    """Whether each answer is right: the chain that was shown for it, judged against the reference."""
+    """Whether each answer is right: the chain that was shown for it, judged against the reference. A chain that was
+    cut off is wrong, as in every curve."""
     shown = [
         attempt(s.answer.chain, p, oracle=True)
         if s.answer.chain
         else Attempt(p.prompt, "", p.reference, p.metadata)
         for p, s in zip(problems, solutions, strict=True)
     ]
-    return [v.correct for v in judge.verify(shown)]
+    cut = [s.answer.chain is not None and s.answer.chain.truncated for s in solutions]
+    return [v.correct and not c for v, c in zip(judge.verify(shown), cut, strict=True)]
 
 
 def store(

@@ -49,7 +49,10 @@ def run(options: TrainOptions) -> int:
     flops = result.summary["flops"]
     print(f"{result.folder}  {options.objective}  {result.summary['steps']} steps  {human(flops)} FLOPs")
     if best := result.summary.get("best"):
-        note(f"Best evaluation: {best['figure']:.1%} at step {best['step']}, kept in {options.run}/best.")
+        note(
+            f"Best evaluation: {best['figure']:.1%} at step {best['step']} (of equal ones the earliest), kept in "
+            f"{options.run}/best."
+        )
     task = options.eval_task or options.task or "TASK"
     note(f"Curves:  reasoning show {options.run} --training")
     note(

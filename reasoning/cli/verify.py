@@ -11,7 +11,12 @@ judge:URL:model=NAME, gym:TASK, learned:FOLDER, FILE.py:name, pooled:ANY (in kil
 such as math*1.0+format*0.1. What each reads and its options:  pydoc verifiers.code (.mathematics, .patterns, ...)
 
 Of a run, only chains without a verdict of that verifier are judged. A verifier that reads the reference is an
-oracle: fine for training and measuring, never a thing that could be deployed.
+oracle: fine for training and measuring, never a thing that could be deployed. A chain that was cut off at the length
+limit keeps its verdict but counts as wrong, here as in `reasoning curve`; a row of a file is judged as it stands.
+
+Exit status: 0 when everything was judged, right or wrong; 1 when some rows or chains got no judgement (a row that
+cannot be read, no usable reference, a verifier that failed), which have a line and a status of their own all the
+same; 2 when nothing could be judged. Chains that a budget left out are no failure.
 """
 
 from __future__ import annotations
@@ -33,6 +38,9 @@ from reasoning.runfile import write_run
 from reasoning.sampling import verify
 from verifiers import Verifier
 from verifiers.rows import verify_rows
+
+UNJUDGED = 1
+"""Exit status where some rows or chains got no judgement, and the others did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +75,23 @@ def run(options: VerifyOptions) -> int:
     write_run(folder, "verify", asdict(options))
     if report.unaffordable:
         note(f"The budget was spent: {report.unaffordable} chains were not judged.")
-    judged = report.judged - report.missing
-    share = f"  {report.correct / judged:.1%} score as correct" if judged and verifier.oracle else ""
+    share = f"  {report.accuracy:.1%} correct" if report.accuracy is not None and verifier.oracle else ""
     kind = "oracle (reads the reference)" if verifier.oracle else "deployable (sees no reference)"
     say(
         f"{folder}  {verifier.name}, {kind}: {report.judged} chains judged, {report.present} were already{share}"
     )
+    if report.cut_correct and verifier.oracle:
+        note(
+            f"{report.cut_correct} of the {report.cut} chains that were cut off score as correct; a chain that was "
+            "cut off counts as wrong."
+        )
     if report.missing:
         note(
             f"{report.missing} chains have no verdict (no usable reference, or the verifier failed): left out, "
-            "not taken for wrong."
+            "not taken for wrong. Exit status 1."
         )
     note(f"Next:  reasoning curve {folder}")
-    return 0
+    return UNJUDGED if report.missing else 0
 
 
 def fitting_flops(verifier: Verifier) -> float:
@@ -89,7 +101,7 @@ def fitting_flops(verifier: Verifier) -> float:
 
 
 def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
-    """Judge rows of a JSONL file or of standard input; one line each, in order."""
+    """Judge rows of a JSONL file or of standard input; one line each, in order. Returns the exit status."""
     line = Line(f"verify {options.verifier}")
     done = 0
 
@@ -111,9 +123,11 @@ def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
     line.close()
     note(str(summary))
     unusable = summary.statuses.get("bad_row", 0)
-    if unusable == summary.rows:
+    if summary.rows == unusable:
         raise UserError(
             f"{options.target} holds no row that can be judged: give JSON objects with response and reference, or "
             "gold and answer."
         )
-    return 0
+    if summary.missing:
+        note(f"{summary.missing} of {summary.rows} rows were not judged (see their status): exit status 1.")
+    return UNJUDGED if summary.missing else 0

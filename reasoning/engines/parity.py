@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reasoning.engines.base import Engine
 from reasoning.errors import EngineError, MissingExtra, UserError
+from reasoning.progress import bytes_text
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling
 
 # Mean absolute difference in nats that a sound engine stays below, by the type it computes in. Rounding makes about
@@ -208,5 +209,5 @@ def why_not(mode: str, own_limit: bool, quantized: str, copy_bytes: int, free_by
             raise UserError(f"parity=on: {reason}; give the limit that you accept, in nats: parity=0.3.")
         return reason
     if mode == "auto" and copy_bytes > min(AUTO_BYTES, free_bytes // 2):
-        return f"a plain copy of its weights takes {copy_bytes / 2**30:.1f} GiB"
+        return f"a plain copy of its weights takes {bytes_text(copy_bytes)}"
     return ""

@@ -31,6 +31,7 @@ from reasoning.engines.tokens import (
     weights_digest,
 )
 from reasoning.errors import UserError
+from reasoning.progress import bytes_text
 from reasoning.records import Chain, Cost, Draw, Problem, chain_keys, chain_seed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -208,7 +209,7 @@ class TransformersEngine:
         if wanted > room:
             raise TooLittleMemory(
                 f"Too little memory: one chain of {len(request.prompt)} prompt and {request.limit} new tokens takes "
-                f"{wanted / GIB:.2f} GiB of keys and values; there is room for {room / GIB:.2f}. "
+                f"{bytes_text(wanted)} of keys and values; there is room for {bytes_text(room)}. "
                 "Lower max_new_tokens, raise memory_gb if more is free, or use dtype=bfloat16 (half)."
             )
 
@@ -281,10 +282,10 @@ def check_memory(weights: int, memory_gb: float, free: int, device: str) -> None
         raise TooLittleMemory(f"memory_gb must be 0 (a default) or above, not {memory_gb:g}.")
     if weights + memory_gb * GIB <= free:
         return
-    cache = f" and keys and values {memory_gb:g} GiB (memory_gb)" if memory_gb else ""
+    cache = f" and keys and values {bytes_text(memory_gb * GIB)} (memory_gb)" if memory_gb else ""
     lower = "Lower memory_gb, or the weights' size" if memory_gb else "Lower the weights' size"
     raise TooLittleMemory(
-        f"Too little memory on {device}: the weights take {weights / GIB:.1f} GiB{cache}, and {free / GIB:.1f} GiB "
+        f"Too little memory on {device}: the weights take {bytes_text(weights)}{cache}, and {bytes_text(free)} "
         f"are free. {lower} by dtype=bfloat16, or take a smaller model."
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from reasoning.engines.memory import GIB
 from reasoning.errors import UserError, unknown
+from reasoning.progress import bytes_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -150,8 +151,8 @@ def fit_memory(arguments: dict[str, Any], weights_bytes: int, free_bytes: int) -
     cache = out.get("kv_cache_memory_bytes", 0)
     if weights_bytes + cache > free_bytes or ("gpu_memory_utilization" not in out and not cache):
         raise UserError(
-            f"Too little memory: the weights take {weights_bytes / GIB:.1f} GiB and keys and values "
-            f"{cache / GIB:.1f} GiB, and {free_bytes / GIB:.1f} GiB are free. "
+            f"Too little memory: the weights take {bytes_text(weights_bytes)} and keys and values "
+            f"{bytes_text(cache)}, and {bytes_text(free_bytes)} are free. "
             "Lower memory_gb, or the weights' size by dtype=bfloat16, or take a smaller model."
         )
     return out
@@ -171,7 +172,7 @@ def in_our_words(error: BaseException, weights_bytes: int = 0) -> str:
     text = str(error).strip()
     if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text:
         return (
-            f"out of memory (the weights alone take {weights_bytes / GIB:.1f} GiB, shared among tensor_parallel_size "
+            f"out of memory (the weights alone take {bytes_text(weights_bytes)}, shared among tensor_parallel_size "
             "devices). Lower memory_gb or gpu_memory_utilization, max_model_len or max_rows, or use quantization."
         )
     if found := re.search(r"Model architectures (\[.*?\]) are not supported", text):

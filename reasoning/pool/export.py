@@ -120,9 +120,13 @@ def _batches(
         wanted = [
             (not model or name == model)
             and (format == "rows" or not parent)
-            and (not correct_only or (v is not None and v.correct))
-            for name, parent, v in zip(
-                table["model"].to_pylist(), table["parent"].to_pylist(), verdicts, strict=True
+            and (not correct_only or (v is not None and v.correct and finish == "stop"))
+            for name, parent, finish, v in zip(
+                table["model"].to_pylist(),
+                table["parent"].to_pylist(),
+                table["finish_reason"].to_pylist(),
+                verdicts,
+                strict=True,
             )
         ]
         verdicts = [v for v, keep in zip(verdicts, wanted, strict=True) if keep]

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reasoning.comparisons import Comparison, Side
+from reasoning.comparisons import Comparison
 from reasoning.curves import Curve, Measured
 from reasoning.iso_compute import BreakEven, IsoCompute
 from reasoning.pool import Pool
 from reasoning.report import words
 from reasoning.report.page import Excerpt
 from reasoning.report.reading import worth_reading
+from reasoning.statistics import FEW_PROBLEMS
 
 Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Headings, and rows of as many cells."""
@@ -88,20 +89,12 @@ def _ends(measured: Measured, curves: Sequence[Curve], model: str) -> str:
     return f"{measured.labels[model]}: {', '.join(said)}"
 
 
-def _side(measured: Measured, side: Side) -> str:
-    name = words.strategy(side.strategy, side.scorer)
-    if side.strategy == "pass" and side.k == 1:
-        name = "one chain"
-    at = "" if side.k is None or side.k == 1 else f" of {side.k}"
-    return f"{measured.labels[side.model]}, {name}{at}"
-
-
 def comparison_rows(measured: Measured, comparisons: Sequence[Comparison]) -> Rows:
     columns = ("A", "B", "at equal", "A - B (points)", "95% interval", "p (Holm)", "detectable", "problems")
     rows = [
         (
-            _side(measured, c.a),
-            _side(measured, c.b),
+            words.side(measured.labels, c.a),
+            words.side(measured.labels, c.b),
             f"{words.si(c.a.flops)} FLOPs" if c.basis == "flops" else "k" if c.a.k == c.b.k else "problems",
             f"{100 * c.difference:+.1f}",
             f"{100 * c.low:+.1f} to {100 * c.high:+.1f}",
@@ -231,9 +224,11 @@ def methods(measured: Measured) -> list[str]:
     return [
         "Every k comes from the same chains: pass@k, majority and best-of-n are exact averages over all subsets of "
         "k chains; weighted majority and majority of bests average over seeded shuffles.",
-        "The unit of every interval is the problem. Greedy: Wilson; k = 1: Student's t; other k: BCa bootstrap; "
-        "bands: whole curves resampled (max-t). Comparisons are paired; their p is a sign-flip permutation's, "
-        "adjusted by Holm over all comparisons of this page; detectable: the difference found with 80% power.",
+        "The unit of every interval is the problem. One rule for the table, the pictures and the files: Wilson's "
+        f"where each problem is right or wrong as a whole, Student's t under {FEW_PROBLEMS} problems, else BCa "
+        "bootstrap; bands: whole curves resampled (max-t). Comparisons are paired: Student's t over the differences "
+        "of the problems; their p is a sign-flip permutation's, adjusted by Holm over all comparisons of this page; "
+        "detectable: the difference found with 80% power.",
         "A chain that was cut off counts as wrong; one without a verdict is left out, so a problem may be missing "
         "at the largest k.",
         "FLOPs per problem: the prompt's prefill once, every chain's tokens, and the scoring of every chain where "

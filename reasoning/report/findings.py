@@ -10,13 +10,15 @@ import numpy as np
 from reasoning.comparisons import Comparison, find
 from reasoning.curves import Measured
 from reasoning.iso_compute import BreakEven, IsoCompute
-from reasoning.report.words import percent, queries, short_scorer, si
+from reasoning.report.words import percent, queries, short_scorer, si, side
+
+MOST_OTHERS = 4
 
 
 def findings(
     measured: Measured, comparisons: Sequence[Comparison], iso: IsoCompute | None = None
 ) -> list[str]:
-    """Sentences, the most telling first; one that says so where nothing stands out from its uncertainty.
+    """Sentences, the most telling first; one that says so where no comparison holds.
 
     Differences are in points of accuracy with their 95% paired interval; each also passed a permutation test
     adjusted for the number of comparisons (Holm).
@@ -31,16 +33,42 @@ def findings(
         *(line for model in measured.models for line in _search(measured, comparisons, model)),
         *_sharpening(measured, comparisons, base, trained),
     ]
-    if not found:
-        reach = [c.detectable for c in comparisons if not math.isnan(c.detectable)]
-        found = ["No difference here is larger than its uncertainty."]
-        if reach and sorted(reach)[len(reach) // 2] >= 0.001:
-            n = max(c.problems for c in comparisons)
-            found[0] += (
-                f" With {n} problems the smallest difference that would be found is about "
-                f"{percent(sorted(reach)[len(reach) // 2])} points."
-            )
-    return found
+    return found or _others(measured, comparisons) or [_nothing(comparisons)]
+
+
+def _others(measured: Measured, comparisons: Sequence[Comparison]) -> list[str]:
+    """Differences that hold, where none of those that are usually told does; the largest first."""
+    held = sorted((c for c in comparisons if c.supported), key=lambda c: -abs(c.difference))
+    return [
+        f"{side(measured.labels, c.a)} gets {_points(c)} than {side(measured.labels, c.b)}"
+        f"{f', at the same {si(c.a.flops)} FLOPs a problem' if c.basis == 'flops' else ''}."
+        for c in held[:MOST_OTHERS]
+    ]
+
+
+def _nothing(comparisons: Sequence[Comparison]) -> str:
+    """Where no comparison holds: how many were made, what speaks for some by themselves, what could be found."""
+    if not comparisons:
+        return "There is nothing to compare here: one strategy on one model, or one problem."
+    n = max(c.problems for c in comparisons)
+    alone = sum(c.low > 0 or c.high < 0 for c in comparisons)
+    made = f"the {len(comparisons)} comparisons made" if len(comparisons) > 1 else "the one comparison made"
+    text = f"No difference stands out: none of {made} passes its test"
+    text += " once it is adjusted for their number (Holm)" if len(comparisons) > 1 else ""
+    text += f", though {alone} {'has' if alone == 1 else 'have'} an interval without 0." if alone else "."
+    # Two of 2^n patterns of signs are as far out as n differences of one sign, and Holm multiplies by the number.
+    least = math.ceil(1 + math.log2(len(comparisons) / 0.05))
+    if n < least:
+        return (
+            f"{text} With {n} problems none could: that takes {least} which all differ in the same direction."
+        )
+    reach = sorted(c.detectable for c in comparisons if not math.isnan(c.detectable))
+    if reach and reach[len(reach) // 2] >= 0.001:
+        text += (
+            f" With {n} problems the smallest difference that one comparison alone would find is about "
+            f"{percent(reach[len(reach) // 2])} points."
+        )
+    return text
 
 
 def _points(c: Comparison, more: str = "more", less: str = "fewer") -> str:

@@ -6,17 +6,18 @@ Every accuracy carries its 95% half-width over problems. Knows nothing of pools 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reasoning.curves import Curve, Measured
-from reasoning.progress import printable
+from reasoning.progress import printable, with_interval
 from reasoning.report.words import count, percent, short_scorer, si
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable
     from rich.table import Table as RichTable
 
 TABLE_KS = (1, 4, 16, 64)
@@ -41,7 +42,8 @@ def summary_table(
     seconds: Mapping[str, float] | None = None,
 ) -> Table:
     """One row per model and k: greedy and one chain at the model's first row, then majority, best-of-n by
-    each learned verifier and the oracle ceiling; tokens and FLOPs per problem of drawing k chains.
+    each learned verifier and the oracle ceiling; tokens and FLOPs per problem of drawing k chains, and the FLOPs of
+    drawing and scoring them where scoring costs some.
 
     seconds: model -> wall-clock of drawing its chains, where the caller knows it; fills a last column.
     """
@@ -66,7 +68,12 @@ def summary_table(
     spent = [p for c in found.values() for p in c.points]
     tokens = any(not math.isnan(p.output_tokens) for p in spent)
     flops = any(not math.isnan(p.flops) for p in spent)
-    columns += [name for name, known in (("tokens", tokens), ("FLOPs", flops), ("seconds", seconds)) if known]
+    scored = [
+        s for s in scorers if flops and _scoring(measured, s)
+    ]  # best-of-n by these costs more than its draws
+    columns += [name for name, known in (("tokens", tokens), ("FLOPs", flops)) if known]
+    columns += [f"scored FLOPs ({short_scorer(s)})" if len(scored) > 1 else "scored FLOPs" for s in scored]
+    columns += ["seconds"] if seconds else []
     rows = []
     for model in measured.models:
         for k in wanted:
@@ -83,10 +90,14 @@ def summary_table(
             ]
             cells += [count(at.output_tokens) if at else EMPTY] if tokens else []
             cells += [si(at.flops) if at else EMPTY] if flops else []
+            for scorer in scored:
+                best = found.get((model, "best_of_n", scorer))
+                point = best.at(k) if best and k > 1 else None
+                cells.append(si(point.flops) if point else EMPTY)
             if seconds:
                 cells.append(f"{seconds[model]:.0f}" if first and model in seconds else EMPTY)
             rows.append(tuple(cells))
-    notes = _notes(measured, curves, tokens or flops)
+    notes = _notes(measured, curves, tokens or flops, scored)
     if any("[" in cell for row in rows for cell in row[2:]):
         notes.insert(1, "Near 0 and 100 the interval itself is shown: [from, to].")
     return Table(tuple(columns), tuple(rows), oracle, tuple(notes))
@@ -96,34 +107,31 @@ def _accuracy(curve: Curve | None, k: int) -> str:
     point = curve.at(k) if curve else None
     if point is None or math.isnan(point.accuracy):
         return EMPTY
-    if math.isnan(point.low):
-        return percent(point.accuracy)
-    half = (point.high - point.low) / 2
-    if not half <= point.accuracy <= 1 - half:  # ± would promise less than 0 or more than 100
-        return f"{percent(point.accuracy)} [{percent(point.low)}, {percent(point.high)}]"
-    return f"{percent(point.accuracy)} ±{percent(half)}"
+    return with_interval(point.accuracy, point.low, point.high, sign="")
 
 
-def _notes(measured: Measured, curves: Sequence[Curve], priced: bool) -> list[str]:
+def _scoring(measured: Measured, scorer: str) -> bool:
+    """Whether scoring by ``scorer`` cost FLOPs."""
+    return any(
+        bool(g.score_flops[scorer].any())
+        for some in measured.groups.values()
+        if scorer in some[0].scores
+        for g in some
+    )
+
+
+def _notes(measured: Measured, curves: Sequence[Curve], priced: bool, scored: Sequence[str]) -> list[str]:
     counts = [p.problems for c in curves if c.difficulty is None for p in c.points] or [0]
     problems = f"{max(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     notes = [f"Accuracy in %; ± is half of the 95% interval over {problems} problems."]
     if priced:
         notes.append("Tokens and FLOPs: generating k chains of one problem, its prompt once.")
+        if scored:
+            notes.append("Scored FLOPs: the same and scoring these k chains, as best-of-n does.")
+    cut = " A chain that was cut off counts as wrong." if _cut(measured) else ""
+    notes.append(f"What is right is said by {measured.oracle!r}.{cut}")
     if any(c.oracle for c in curves):
         notes.append("The oracle reads the reference: a ceiling for choosing among k chains, not a strategy.")
-    for scorer, sees_reference in measured.scorers.items():
-        flops = [
-            sum(float(g.score_flops[scorer].mean()) for g in some) / len(some)
-            for some in measured.groups.values()
-            if scorer in some[0].scores
-        ]
-        if max(flops, default=0.0) > 0 and not sees_reference:
-            k = max(measured.ks)
-            ends = dict.fromkeys(si(k * f) for f in (min(flops), max(flops)))
-            notes.append(
-                f"Scoring with {short_scorer(scorer)!r} adds {' to '.join(ends)} FLOPs a problem at k = {k}."
-            )
     for model, some in measured.groups.items():
         total = sum(g.n for g in some)
         cut = sum(int(g.truncated.sum()) for g in some)
@@ -153,24 +161,54 @@ def _notes(measured: Measured, curves: Sequence[Curve], priced: bool) -> list[st
     return notes
 
 
-def to_rich(table: Table) -> RichTable:
-    """The table for a terminal. Oracle columns are dim and say what they are by their heading."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
+def _cut(measured: Measured) -> bool:
+    """Whether any chain was cut off."""
+    return any(bool(g.truncated.any()) for some in measured.groups.values() for g in some)
 
-    # As Text: square brackets in a model's name are no markup.
-    notes = Text(printable("\n".join(table.notes)))
-    out = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=notes, caption_justify="left")
-    for i, name in enumerate(table.columns):
-        # In a narrow terminal cells wrap ("46.0" over "±6.8"); a heading's words stay whole.
-        words = name.split() + ([word for row in table.rows for word in row[0].split()] if i == 0 else [])
-        widest = max(len(word) for word in words)
-        style = "dim" if i in table.oracle else None
-        out.add_column(
-            Text(printable(name)), justify="left" if i == 0 else "right", style=style, min_width=widest
-        )
-    for i, row in enumerate(table.rows):
-        if i and row[0]:
-            out.add_row()  # a blank line between models
-        out.add_row(*(Text(printable(cell)) for cell in row))
-    return out
+
+def to_rich(table: Table) -> ConsoleRenderable:
+    """The table for a terminal. Oracle columns are dim and say what they are by their heading."""
+    return _Fitted(table)
+
+
+class _Fitted:
+    """The table in the width of whatever console shows it: in a narrow one cells wrap between words ("46.0" over
+    "±6.8") and never inside of one."""
+
+    def __init__(self, table: Table):
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable]:
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = self.table
+        # As Text: square brackets in a model's name are no markup.
+        notes = Text(printable("\n".join(table.notes)))
+        out = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=notes, caption_justify="left")
+        for i, (name, width) in enumerate(
+            zip(table.columns, column_widths(table, options.max_width), strict=True)
+        ):
+            style = "dim" if i in table.oracle else None
+            justify = "left" if i == 0 else "right"
+            out.add_column(Text(printable(name)), justify=justify, style=style, width=width)
+        for i, row in enumerate(table.rows):
+            if i and row[0]:
+                out.add_row()  # a blank line between models
+            out.add_row(*(Text(printable(cell)) for cell in row))
+        yield out
+
+
+def column_widths(table: Table, width: int) -> list[int]:
+    """Characters of each column in ``width`` with a space between them: what its cells take where there is room,
+    at least its longest word."""
+    columns = [[name, *(row[i] for row in table.rows)] for i, name in enumerate(table.columns)]
+    widths = [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
+    wanted = [max(len(cell) for cell in cells[1:]) for cells in columns]  # headings may wrap in any case
+    spare = width - sum(widths) - len(widths) + 1
+    # Narrow figures first: they get by with a little, and a wrapped "12.3 G" is the hardest to read.
+    for i in sorted(range(len(widths)), key=lambda i: wanted[i] - widths[i]):
+        more = max(0, min(wanted[i] - widths[i], spare))
+        widths[i] += more
+        spare -= more
+    return widths

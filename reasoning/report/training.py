@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reasoning.durable import cannot_write
 from reasoning.errors import UserError
+from reasoning.progress import with_interval
 from reasoning.report.css import CSS
 from reasoning.report.style import colour, drawing, image
 from reasoning.train.journal import read_rows
@@ -128,11 +129,14 @@ def training_curves(rows: Sequence[Mapping[str, Any]], narrow: bool = False) -> 
 
 
 def _interval(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    wide = [r for r in rows if "eval/pass@1_halfwidth" in r]
+    wide = [r for r in rows if "eval/pass@1_low" in r]
     axis.errorbar(
         [r["step"] for r in wide],
         [100 * r["eval/pass@1"] for r in wide],
-        [100 * r["eval/pass@1_halfwidth"] for r in wide],
+        [
+            [100 * (r["eval/pass@1"] - r["eval/pass@1_low"]) for r in wide],
+            [100 * (r["eval/pass@1_high"] - r["eval/pass@1"]) for r in wide],
+        ],
         fmt="none",
         ecolor=colour(0),
         alpha=0.4,
@@ -151,10 +155,13 @@ def evaluations(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
             cells = [str(row["step"])]
             for name in names:
                 value = row.get(name)
-                text = "" if value is None else f"{value:.1f}" if name.endswith("length") else f"{value:.1%}"
-                if name == "eval/pass@1" and "eval/pass@1_halfwidth" in row:
-                    text += f" ± {row['eval/pass@1_halfwidth']:.1%}"
-                cells.append(text)
+                if value is None:
+                    cells.append("")
+                elif name.endswith("length"):
+                    cells.append(f"{value:.1f}")
+                else:
+                    ends = (row.get(name + end, math.nan) for end in ("_low", "_high"))
+                    cells.append(with_interval(value, *ends))
             body.append(cells)
     return ["step", *(name.removeprefix("eval/") for name in names)], body
 

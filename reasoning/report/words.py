@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+from reasoning.comparisons import Side
 from reasoning.select import Selector
 
 
@@ -67,6 +69,13 @@ STRATEGIES = {
 def strategy(name: str, scorer: str = "") -> str:
     """A strategy for a legend: 'best-of-n (learned)'."""
     return STRATEGIES[name] + (f" ({short_scorer(scorer)})" if scorer else "")
+
+
+def side(labels: Mapping[str, str], one: Side) -> str:
+    """One side of a comparison: 'grpo, best-of-n (learned) of 16'."""
+    name = "one chain" if one.strategy == "pass" and one.k == 1 else strategy(one.strategy, one.scorer)
+    at = "" if one.k is None or one.k == 1 else f" of {one.k}"
+    return f"{labels[one.model]}, {name}{at}"
 
 
 def strategy_at(selector: Selector, k: int) -> str:

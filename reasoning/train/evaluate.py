@@ -4,7 +4,6 @@ to read. Knows nothing of the learner.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from reasoning.pool import Pool
 from reasoning.records import Cost, Draw, Problem, Sampling
 from reasoning.sampling import sample, verify
 from reasoning.select import groups, open_selector
-from reasoning.statistics import bca_interval, t_interval
+from reasoning.statistics import accuracy_interval
 from reasoning.train.distributed import ALONE, Ranks
 from reasoning.train.together import meet
 from verifiers import Verifier
@@ -65,9 +64,10 @@ def evaluate(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Draw ``n`` chains of every problem; (figures, chains to read). The chains stay in ``pool``.
 
-    eval/pass@1 (also eval/avg@n, the mean over all n) with its 95% half-width, eval/pass@n and eval/maj@n with the
-    ends of a BCa interval (_low, _high; the unit is the problem), eval/mean_length, eval/clipped_ratio. Of several
-    tasks the same by task (eval/pass@1/LABEL), and the mean by weight of pass@1. One without a judgement is left out.
+    eval/pass@1 (also eval/avg@n, the mean over all n), eval/pass@n and eval/maj@n with the ends of their 95% interval
+    (_low, _high; the unit is the problem), eval/mean_length, eval/clipped_ratio. Of several tasks the same by task
+    (eval/pass@1/LABEL), and the means by weight, whose ends add up each side's distances by their squares (MOVER,
+    Zou and Donner 2008). A chain without a judgement is left out.
     """
     mine = ranks.share([p for task in tasks for p in task.problems])
     sample(mine, engine, pool, ledger, n, sampling, phase="evaluate")
@@ -98,9 +98,11 @@ def evaluate(
     }
     shares = np.array([task.weight for task in tasks]) / sum(task.weight for task in tasks)
     for name in ("pass@1", f"maj@{n}", f"pass@{n}"):
-        out[f"eval/{name}"] = float(shares @ [figures.get(name, math.nan) for figures in found])
-    widths = [figures.get("pass@1_halfwidth", math.nan) for figures in found]
-    out["eval/pass@1_halfwidth"] = float(np.sqrt(np.square(shares * widths).sum()))
+        each, low, high = (np.array([f[name + end] for f in found]) for end in ("", "_low", "_high"))
+        mean = float(shares @ each)
+        out[f"eval/{name}"] = mean
+        out[f"eval/{name}_low"] = mean - float(np.sqrt(np.square(shares * (each - low)).sum()))
+        out[f"eval/{name}_high"] = mean + float(np.sqrt(np.square(shares * (high - each)).sum()))
     return out, read
 
 
@@ -110,19 +112,14 @@ def _figures(task: HeldOut, engine: Any, pool: Pool, n: int, sampling: Sampling)
     found = [g for g in every if g.problem_id in wanted]
     passes = open_selector("pass")(found, [1, n]).mean  # (P, 2)
     majority = open_selector("majority")(found, [n]).mean[:, 0]  # (P,)
-    first = t_interval(passes[:, 0])
     figures = {
-        "pass@1": first.estimate,
-        "pass@1_halfwidth": first.half_width,
-        f"avg@{n}": first.estimate,
+        f"avg@{n}": float(np.nanmean(passes[:, 0])),
         "mean_length": float(np.mean([g.output_tokens.mean() for g in found])),
         "clipped_ratio": float(np.mean([g.truncated.mean() for g in found])),
         "missing": float(sum(np.isnan(g.correct).sum() for g in found)),
     }
-    for name, values in ((f"pass@{n}", passes[:, 1]), (f"maj@{n}", majority)):
-        if name in figures:
-            continue
-        interval = bca_interval(values, replicates=REPLICATES)
+    for name, values in (("pass@1", passes[:, 0]), (f"pass@{n}", passes[:, 1]), (f"maj@{n}", majority)):
+        interval = accuracy_interval(values, replicates=REPLICATES)
         figures |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return figures
 

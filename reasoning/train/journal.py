@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoning.progress import human
+from reasoning.progress import human, with_interval
 from reasoning.train.trackers import Tracker
 
 BY = ("eval/pass@1", "eval/rewards/accuracies")
@@ -91,7 +91,7 @@ class Journal:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The first of the best evaluations."""
+        """The first of the best evaluations: of equal ones the later has learned nothing that shows."""
         return max(self.evaluated, key=lambda found: (found[1], -found[0]), default=None)
 
     @property
@@ -156,8 +156,8 @@ def line(row: dict[str, Any], steps: int) -> str:
     if "eval/rewards/accuracies" in row:
         parts.append(f"| held-out pairs right {row['eval/rewards/accuracies']:.1%}")
     if "eval/pass@1" in row:
-        width = f" ± {row['eval/pass@1_halfwidth']:.1%}" if "eval/pass@1_halfwidth" in row else ""
-        parts.append(f"| held-out pass@1 {row['eval/pass@1']:.1%}{width}")
+        ends = (row.get(f"eval/pass@1{end}", math.nan) for end in ("_low", "_high"))
+        parts.append(f"| held-out pass@1 {with_interval(row['eval/pass@1'], *ends)}")
         majority = [k for k in row if k.startswith("eval/maj@") and k.removeprefix("eval/maj@").isdigit()]
         parts += [f"{k[5:]} {row[k]:.1%}" for k in majority]
     return "  ".join(parts)

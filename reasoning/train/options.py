@@ -139,7 +139,7 @@ class TrainOptions(AxisOptions):
     )
     keep: str = option(
         "last",
-        "which weights RUN/model gets (RUN/best holds those of the best evaluation)",
+        "which weights RUN/model gets (RUN/best holds those of the best evaluation, of equal ones the earliest)",
         choices=("last", "best"),
     )
     budget: str = option(

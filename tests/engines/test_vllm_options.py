@@ -190,7 +190,7 @@ class TestAgainstVLLM:
             ("quantization=fp9", r"Unknown quantization 'fp9'. Did you mean 'fp8'\?"),
             ("quantization=fp8,dtype=float32", "float32 is not supported for quantization method fp8"),
             ("max_model_len=4096,memory_gb=0.1", r"max_model_len \(4096\) is greater.*Lower max_model_len"),
-            ("memory_gb=100000", r"Too little memory: the weights take 0\.0 GiB.*Lower memory_gb"),
+            ("memory_gb=100000", r"Too little memory: the weights take [\d.]+ [KM]iB.*Lower memory_gb"),
             ("max_rows=0", "max_rows must lie between 1 and"),
             ("parity=often", "parity='often' is not auto, on, off, or a limit"),
             ("lora=nowhere", r"nowhere is not a LoRA adapter: it has no adapter_config\.json"),

@@ -25,9 +25,36 @@ def test_supported_differences_are_told(measured, comparisons, iso):
 def test_unsupported_differences_are_not_told(measured, comparisons):
     unsure = [replace(c, p_holm=0.2) for c in comparisons]
     (line,) = findings(measured, unsure)
-    assert line.startswith("No difference here is larger than its uncertainty. With ")
+    assert line.startswith(
+        f"No difference stands out: none of the {len(unsure)} comparisons made passes its test"
+    )
+    alone = sum(c.low > 0 or c.high < 0 for c in unsure)
+    assert f"though {alone} have an interval without 0. With 48 problems the smallest difference" in line
     straddling = [replace(c, low=-abs(c.difference), high=abs(c.difference)) for c in comparisons]
-    assert len(findings(measured, straddling)) == 1
+    (line,) = findings(measured, straddling)
+    assert "interval without 0" not in line
+
+
+def test_what_holds_is_told_where_nothing_usual_does(measured, comparisons):
+    """Best-of-n beats one chain, and no vote was taken: the page must not say that nothing stands out."""
+    only = [
+        replace(c, difference=0.2, low=0.1, high=0.3, p_holm=0.01)
+        for c in comparisons
+        if (c.a.strategy, c.b.strategy, c.basis) == ("best_of_n", "pass", "k")
+    ]
+    assert only
+    lines = findings(measured, only)
+    assert len(lines) == len(only)
+    name = measured.labels[only[0].a.model]
+    assert lines[0].startswith(f"{name}, best-of-n (learned) of 16 gets 20.0 points more (95% interval 10.0 to")
+    assert lines[0].endswith(f"than {name}, one chain.")
+
+
+def test_too_few_problems_to_show_anything_are_said(measured, comparisons):
+    few = [replace(c, p_holm=1.0, problems=5) for c in comparisons[:4]]
+    (line,) = findings(measured, few)
+    assert "With 5 problems none could: that takes 8" in line  # 4 comparisons x 2 / 2^8 = 0.03; 2^7: 0.06
+    assert "nothing to compare" in findings(measured, [])[0]
 
 
 def test_a_loss_is_told_as_a_loss(measured, comparisons):

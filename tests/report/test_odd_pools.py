@@ -74,7 +74,7 @@ def test_a_single_chain(source, tmp_path):
     assert content["ks"] == [1]
     (point,) = next(c for c in content["curves"] if c["strategy"] == "pass")["points"]
     assert (point["problems"], point["low"], point["band_high"]) == (1, None, None)
-    assert written.findings == ["No difference here is larger than its uncertainty."]
+    assert "nothing to compare" in written.findings[0]
 
 
 def test_greedy_chains_alone(source, tmp_path):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from reasoning.report import summary_table, to_rich
 from reasoning.report.table import EMPTY
+from reasoning.report.words import si
 
 
 def cell(table, model, k, column):
@@ -31,6 +32,7 @@ def test_cells_are_the_curves(measured, curves):
         "oracle",
         "tokens",
         "FLOPs",
+        "scored FLOPs",
     )
     assert table.columns == columns
     assert [row[1] for row in table.rows] == ["1", "4", "16"] * 3
@@ -39,6 +41,11 @@ def test_cells_are_the_curves(measured, curves):
     expected = f"{100 * point.accuracy:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
     assert cell(table, "grpo", 16, "majority") == expected
     assert cell(table, "grpo", 16, "tokens") == f"{point.output_tokens:,.0f}"
+    (best,) = [c for c in curves if (c.model, c.strategy, c.difficulty) == ("grpo@24", "best_of_n", None)]
+    assert best.at(16).flops > point.flops  # drawing and scoring
+    assert cell(table, "grpo", 16, "FLOPs") == si(point.flops)
+    assert cell(table, "grpo", 16, "scored FLOPs") == si(best.at(16).flops)
+    assert cell(table, "grpo", 1, "scored FLOPs") == EMPTY  # one chain is not chosen by anybody
     assert cell(table, "grpo", 1, "majority") == EMPTY
     assert cell(table, "grpo", 4, "greedy") == EMPTY
     assert table.columns[table.oracle[0]] == "oracle"
@@ -55,7 +62,8 @@ def test_other_ks_and_seconds(measured, curves):
 def test_notes_name_the_ceiling_and_what_is_missing(measured, curves):
     notes = " ".join(summary_table(measured, curves).notes)
     assert "a ceiling for choosing among k chains" in notes
-    assert "Scoring with 'learned' adds" in notes
+    assert "Scored FLOPs: the same and scoring these k chains" in notes
+    assert "What is right is said by 'numeric'. A chain that was cut off counts as wrong." in notes
     missing = {
         m: sum(int((g.correct != g.correct).sum()) for g in some) for m, some in measured.groups.items()
     }
@@ -65,7 +73,7 @@ def test_notes_name_the_ceiling_and_what_is_missing(measured, curves):
 
 
 def test_cut_chains_are_announced_above_five_percent(measured, curves):
-    assert "cut off" not in " ".join(summary_table(measured, curves).notes)
+    assert "were cut off" not in " ".join(summary_table(measured, curves).notes)
     for group in measured.groups["base@0"][:20]:
         group.truncated[:4] = True
     notes = " ".join(summary_table(measured, curves).notes)

@@ -9,7 +9,14 @@ from reasoning.errors import UserError
 from reasoning.report.training import evaluations, series, shown, write_training
 
 ROWS = [
-    {"step": 0, "eval/pass@1": 0.25, "eval/pass@1_halfwidth": 0.1, "eval/pass@8": 0.5, "eval/maj@8": 0.375},
+    {
+        "step": 0,
+        "eval/pass@1": 0.25,
+        "eval/pass@1_low": 0.15,
+        "eval/pass@1_high": 0.35,
+        "eval/pass@8": 0.5,
+        "eval/maj@8": 0.375,
+    },
     {"step": 1, "reward": 0.3, "entropy": 1.5, "grad_norm": 0.4, "kl": 0.01},
     {"step": 2, "reward": 0.6, "entropy": 1.2, "grad_norm": 0.3, "kl": 0.02, "eval/pass@1": 0.5},
 ]
@@ -35,7 +42,7 @@ def test_panels_are_those_of_what_was_measured():
     assert series(ROWS, "reward") == ([1, 2], [0.3, 0.6], "reward")
     columns, body = evaluations(ROWS)
     assert columns == ["step", "pass@1", "pass@8", "maj@8"]
-    assert body == [["0", "25.0% ± 10.0%", "50.0%", "37.5%"], ["2", "50.0%", "", ""]]
+    assert body == [["0", "25.0% ±10.0%", "50.0%", "37.5%"], ["2", "50.0%", "", ""]]
 
 
 def test_the_page_shows_what_was_written_and_runs_nothing(run):
@@ -56,7 +63,7 @@ def test_the_page_shows_what_was_written_and_runs_nothing(run):
 def test_the_command_prints_the_evaluations(run, capsys):
     assert main(["show", str(run), "--training"]) == 0
     out, err = capsys.readouterr()
-    assert "25.0% ± 10.0%" in out
+    assert "25.0% ±10.0%" in out
     assert "not ended" in out
     assert "training.html" in err
     assert main(["show", str(run), "--watch", "5"]) == 2
