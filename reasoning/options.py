@@ -89,6 +89,15 @@ def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[st
             parser.add_argument(flag(f.name), action="append" if many else "store", **common)
 
 
+def required_flags(owner: type, positional: tuple[str, ...] = ()) -> list[str]:
+    """The flags of ``owner`` that must be given."""
+    return [
+        flag(f.name)
+        for f in fields(owner)
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in positional
+    ]
+
+
 def from_mapping(owner: type[T], values: Mapping[str, Any], where: str) -> T:
     """An ``owner`` from plain values. Raises UserError for an unknown key (with the nearest), a value of the
     wrong type, one out of bounds or a missing required one."""

@@ -37,7 +37,7 @@ from reasoning.pool.admission import as_float, is_count, short
 from reasoning.pool.export import dataset_rows, is_plain, noun_of
 from reasoning.records import Chain, Problem, Sampling, chain_key
 from reasoning.sampling import VerifyReport, verify
-from reasoning.tasks.rows import READERS, paths, read_jsonl, read_rows, text_of
+from reasoning.tasks.rows import READERS, read_jsonl, read_rows, text_of
 from verifiers.base import Attempt, Verdict, Verifier
 
 RECORDED = "recorded:"
@@ -94,7 +94,9 @@ class ColumnPath:
         for number, step in enumerate(steps):
             if step is None:
                 if not isinstance(value, list):
-                    raise UserError(f"{where}: {self.text!r} expects a list, found {type(value).__name__}.")
+                    raise UserError(
+                        f"{where}: {self.text!r} expects a list, found {type(value).__name__}; leave the [] out."
+                    )
                 return [self._follow(v, steps[number + 1 :], row, where) for v in value]
             if isinstance(step, str) and isinstance(value, Mapping) and step in value:
                 value = value[step]
@@ -103,12 +105,50 @@ class ColumnPath:
                 value = value[step]
                 continue
             if isinstance(value, list):
+                before = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in self.steps[:number])[1:]
                 raise UserError(
-                    f"{where}: {self.text!r} does not fit a list of {len(value)}; write [] or [0] there."
+                    f"{where}: {before!r} is a list of {len(value)}: write '{before}[]' for one response per "
+                    f"element, or '{before}[0]'."
                 )
-            columns = paths(row)
+            columns = column_paths(row)
             raise unknown("column", self.text, columns, see=f"{where} has: {', '.join(columns)}")
         return value
+
+
+def column_paths(row: Mapping[str, Any], prefix: str = "", depth: int = 3) -> list[str]:
+    """How a mapping names what a row holds: ``gt``, ``info.level``, ``response[]``, ``completions[].text``."""
+    out: list[str] = []
+    for key, value in row.items():
+        name, many = f"{prefix}{key}", isinstance(value, list)
+        first = value[0] if many and value else value
+        if isinstance(first, Mapping) and depth > 1:
+            out += column_paths(first, f"{name}{'[]' * many}.", depth - 1)
+        else:
+            out.append(name + "[]" * many)
+    return out
+
+
+_LIKELY: Mapping[str, tuple[str, ...]] = {
+    "question": ("question", "problem", "prompt", "input", "query", "instruction"),
+    "answer": ("answer", "reference", "gt", "gold", "target", "expected_answer", "ground_truth", "label"),
+    "response": ("response", "responses", "output", "outputs", "completion", "completions", "generation",
+                 "generations", "prediction", "predictions", "text", "samples"),
+}  # fmt: skip
+"""Names that columns often have, to suggest a mapping by; nothing is read by them."""
+
+
+def suggestion(row: Mapping[str, Any]) -> str:
+    """A mapping that may fit a row, in quotes for a shell; COLUMN where no name gives it away."""
+    columns = column_paths(row)
+
+    def likely(field: str) -> str:
+        for name in _LIKELY[field]:
+            for column in columns:
+                if name in (column.removesuffix("[]"), column.partition("[]")[0]):
+                    return column
+        return "COLUMN"
+
+    return "'" + ",".join(f"{field}={likely(field)}" for field in _LIKELY) + "'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +288,8 @@ def _restore(
         for where, row in some:
             if not is_plain(dict(row)):
                 raise UserError(
-                    f"{where}: say where its fields are, by --map question=COLUMN,response=COLUMN,... (only rows of "
-                    "`reasoning pool export` need none)."
+                    f"{where}: say where its fields are, such as  --map {suggestion(row)}  (it has: "
+                    f"{', '.join(column_paths(row))}; [] takes each element of a list)."
                 )
             nouns.append(noun_of(dict(row), where))
         report.rows += len(nouns)
@@ -329,6 +369,11 @@ class _Reader:
             self.report.empty += 1
             return
         if not isinstance(text, str):
+            if isinstance(text, list):
+                raise UserError(
+                    f"{where}: response is a list of {len(text)}: write 'response=COLUMN[]' for one response per "
+                    "element, or 'response=COLUMN[0]'."
+                )
             text = (
                 json.dumps(text) if isinstance(text, bool | int | float) else text_of(text, "response", where)
             )
@@ -355,6 +400,11 @@ def _verdict(value: Any, label: bool, where: str) -> Verdict | None:
     """A recorded label or score as a verdict; null and NaN are none."""
     if value is None:
         return None
+    if isinstance(value, list):
+        raise UserError(
+            f"{where}: one response, but a list of {len(value)}: write 'COLUMN[]', its elements go with those of "
+            "response."
+        )
     number = as_float(value)
     if number is None or math.isinf(number):
         raise UserError(f"{where}: expected a number or true/false, found {short(value)}.")

@@ -50,6 +50,17 @@ def test_every_command_has_help_with_an_example(verb, capsys):
     assert "--config" in out
 
 
+def test_verbs_of_the_pool_have_help_of_their_own(capsys):
+    shown = {}
+    for verb in (v for v in VERBS if v.startswith("pool ")):
+        with pytest.raises(SystemExit):
+            parse(verb, ["--help"])
+        shown[verb] = capsys.readouterr().out
+    for verb, text in shown.items():
+        assert f"  reasoning {verb} runs/" in text
+        assert not [other for other in shown if other != verb and f"reasoning {other} " in text]
+
+
 MISTAKES = [
     (["smaple"], "Unknown command 'smaple'. Did you mean 'sample'?"),
     (["sample", "{tmp}/r"], "reasoning sample needs --task"),
@@ -143,6 +154,9 @@ MISTAKES = [
     (["search", "{tmp}/r", "--top-k", "1e12"], "--top-k must be between 0 and 2147483648"),
     (["curve", "{run}", "-k", "0"], "-k must be 1 or above, not 0"),
     (["import", "{tmp}/f", "{tmp}/r", "--temperature", "nan"], "'nan' is not a finite number"),
+    (["pool", "export", "{run}", "x.jsonl"], "is one argument too many; give it by its name:  --to x.jsonl"),
+    (["pool", "export", "{run}"], "reasoning pool export needs --to: FILE.jsonl, FILE.parquet"),
+    (["pool", "chek", "{run}"], "Did you mean 'pool check'?"),
 ]
 
 
@@ -187,24 +201,69 @@ def test_rows_of_a_file_and_of_a_pipe_get_a_line_each_in_order(tmp_path, capsys)
         '{"gold": "1/2", "answer": "0.5"}\n{"respones": "x"}\nnot json\n'
     )
     out = tmp_path / "verdicts.jsonl"
-    assert main(["verify", str(rows), "--verifier", "numeric", "--out", str(out)]) == 0
+    assert main(["verify", str(rows), "--verifier", "numeric", "--out", str(out)]) == 1
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["score"] for line in lines] == [1.0, 1.0, None, None]
     assert [line["status"] for line in lines] == ["ok", "ok", "bad_row", "bad_row"]
     assert lines[0]["id"] == 7
     assert "line 3" in lines[2]["reason"]
-    assert "4 rows: 2 correct" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "4 rows: 2 correct" in err
+    assert "2 of 4 rows were not judged" in err
     piped = subprocess.run(
         [sys.executable, "-m", "reasoning", "verify", "-", "--verifier", "numeric"],
-        input=rows.read_bytes(), capture_output=True, check=True,
+        input=rows.read_bytes(), capture_output=True, check=False,
     )  # fmt: skip
+    assert piped.returncode == 1
     assert piped.stdout.decode() == out.read_text()
     before = rows.read_text()
     assert main(["verify", str(rows), "--verifier", "numeric", "--out", str(rows)]) == 2
     assert "is the file of rows itself" in capsys.readouterr().err
     assert rows.read_text() == before
-    assert main(["verify", str(rows), "--verifier", "numeric", "--out", "-"]) == 0
+    assert main(["verify", str(rows), "--verifier", "numeric", "--out", "-"]) == 1
     assert capsys.readouterr().out == out.read_text()
+
+
+def test_wrong_answers_are_no_failure_and_rows_of_which_none_can_be_judged_are(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"gold": "1", "answer": "2"}\n{"response": "no number", "reference": "3"}\n')
+    assert main(["verify", str(rows), "--verifier", "numeric"]) == 0
+    rows.write_text("not json\n[]\n")
+    assert main(["verify", str(rows), "--verifier", "numeric"]) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_chains_that_were_cut_off_count_as_wrong_everywhere(tmp_path, capsys):
+    """One figure by verify, import, curve and an export of the correct ones, whatever the verifier says."""
+    file = tmp_path / "rows.jsonl"
+    row = {
+        "q": "1+1?",
+        "a": "2",
+        "r": ["The answer is 2.", "The answer is 2.", "3"],
+        "f": ["stop", "length", "stop"],
+    }
+    other = row | {"q": "1+2?", "a": None, "r": ["3"], "f": ["stop"]}
+    file.write_text(json.dumps(row) + "\n")
+    mapping = "question=q,answer=a,response=r[],finish=f[]"
+    run = str(tmp_path / "r")
+    assert main(["import", str(file), run, "--map", mapping, "--verifier", "numeric"]) == 0
+    assert "numeric: 33.3% of 3 chains are correct" in capsys.readouterr().out
+    assert main(["import", str(file), str(tmp_path / "later"), "--map", mapping]) == 0
+    assert main(["verify", str(tmp_path / "later"), "--verifier", "numeric"]) == 0
+    captured = capsys.readouterr()
+    assert "33.3% correct" in captured.out
+    assert "1 of the 1 chains that were cut off score as correct" in captured.err
+    assert main(["curve", run]) == 0
+    shown = capsys.readouterr().out
+    assert "33.3" in shown
+    assert "What is right is said by 'numeric'. A chain that was cut off counts as wrong." in shown
+    to = tmp_path / "sft.jsonl"
+    assert main(["pool", "export", run, "--to", str(to), "--format", "messages", "--correct-only"]) == 0
+    assert len(to.read_text().splitlines()) == 1
+    file.write_text(json.dumps(row) + "\n" + json.dumps(other) + "\n")
+    assert main(["import", str(file), str(tmp_path / "two"), "--map", mapping]) == 0
+    assert main(["verify", str(tmp_path / "two"), "--verifier", "numeric"]) == 1  # one has no reference
+    assert "1 chains have no verdict" in capsys.readouterr().err
 
 
 def test_sampling_again_draws_nothing_and_more_draws_the_rest(run, model, capsys):

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,32 @@ ROWS = [
 def write(path: Path, rows) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return path
+
+
+def test_a_list_without_brackets_says_what_to_write(tmp_path):
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    flat = "question=q,answer=gold,response=outs"
+    with Pool.open(tmp_path) as pool:
+        for mapping, says in (
+            (f"{flat}", r"response is a list of 2: write 'response=COLUMN\[\]'"),
+            (f"{flat}.text", r"'outs' is a list of 2: write 'outs\[\]'"),
+            (f"{flat}[].text,label=rm", r"label: one response, but a list of 2: write 'COLUMN\[\]'"),
+            (
+                f"{flat}[].txt",
+                r"Did you mean 'outs\[\].text'.*line 1 has: q, gold, outs\[\].text, outs\[\].ok",
+            ),
+        ):
+            with pytest.raises(UserError, match=says):
+                import_rows(file, mapping, pool)
+
+
+def test_without_a_mapping_one_is_suggested_that_works(tmp_path):
+    file = write(tmp_path / "rows.jsonl", [{"problem": "1+1?", "gt": "2", "outputs": ["2", "3"], "n": 2}])
+    with Pool.open(tmp_path) as pool:
+        with pytest.raises(UserError, match="--map 'question=problem,answer=gt,response=outputs") as e:
+            import_rows(file, [], pool)
+        [mapping] = re.findall(r"--map '(.*?)'", str(e.value))
+        assert import_rows(file, mapping, pool).chains == 2
 
 
 def test_lists_of_responses(tmp_path):
@@ -167,7 +194,7 @@ GOOD = '{"q": "a", "r": ["x"], "s": [1]}'
         ("{oops", "line 2: not valid JSON"),
         ("[1]", "line 2: expected a JSON object"),
         (b"\xff\xfe", "line 2: not valid JSON"),
-        ('{"q": "a", "rr": ["x"], "s": [1]}', "Unknown column 'r\\[\\]'.*line 2 has: q, rr, s"),
+        ('{"q": "a", "rr": ["x"], "s": [1]}', "Unknown column 'r\\[\\]'.*line 2 has: q, rr\\[\\], s\\[\\]"),
         ('{"q": "a", "r": "x", "s": [1]}', "line 2: 'r\\[\\]' expects a list, found str"),
         ('{"q": "a", "r": ["x", "y"], "s": [1]}', "line 2: lists of different lengths"),
         ('{"q": "", "r": ["x"], "s": [1]}', "line 2: column 'question' is empty"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import io
 import os
 import shlex
@@ -20,7 +21,7 @@ from typing import Any
 
 from reasoning import __version__
 from reasoning.errors import ReasoningError, UserError, unknown
-from reasoning.options import add_flags, from_mapping
+from reasoning.options import add_flags, from_mapping, required_flags
 from reasoning.progress import printable
 from verifiers import VerifierError
 
@@ -137,23 +138,32 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, Callable[[Any], int
     verb = VERBS[name]
     module = importlib.import_module(f"reasoning.cli.{verb.module}")
     owner = getattr(module, verb.options)
+    function = getattr(module, verb.function)
     parser = Parser(
         prog=f"reasoning {name}",
-        description=module.__doc__,
+        # Of several verbs in one module each function tells its own.
+        description=module.__doc__ if verb.function == "run" else inspect.cleandoc(function.__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(parser, owner, verb.positional)
     parser.add_argument("--config", metavar="FILE.toml", help="recipe: the same keys, under [" + name + "]")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    there = {word.partition("=")[0] for word in arguments}
+    parser.lacking = [f for f in required_flags(owner, verb.positional) if f not in there]
     given = vars(parser.parse_args(list(arguments)))
     given.pop("debug")
     values = read_recipe(given.pop("config"), name) | given
-    return from_mapping(owner, values, f"reasoning {name}"), getattr(module, verb.function)
+    return from_mapping(owner, values, f"reasoning {name}"), function
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake as the rest of the project does: one message, the nearest name."""
+    """Reports a mistake as the rest of the project does: one message, the nearest name.
+
+    lacking: required flags that were not given, one of which an argument too many may have been meant for.
+    """
+
+    lacking: Sequence[str] = ()
 
     def error(self, message: str) -> Any:
         if message.startswith("unrecognized arguments: "):
@@ -161,7 +171,11 @@ class Parser(argparse.ArgumentParser):
             known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
             if first.startswith("-"):
                 raise unknown(f"option of '{self.prog}'", first.split("=")[0], known, f"{self.prog} --help")
-            raise UserError(f"{self.prog}: {first!r} is one argument too many  ({self.prog} --help)")
+            meant = f"; give it by its name:  {' or '.join(f'{f} {first}' for f in self.lacking)}"
+            raise UserError(
+                f"{self.prog}: {first!r} is one argument too many{meant if self.lacking else ''}  "
+                f"({self.prog} --help)"
+            )
         raise UserError(f"{self.prog}: {message}  ({self.prog} --help)")
 
 

@@ -1,17 +1,4 @@
-"""Look after a run's pool.
-
-  reasoning pool check runs/r                    is every byte whole? (exit status 3 when not)
-  reasoning pool check runs/r --repair           set damaged files aside, keep what can be saved
-  reasoning pool query runs/r "select model, count(*), avg(score) from chains join verdicts using (key) group by 1"
-  reasoning pool export runs/r --to chains.parquet
-  reasoning pool export runs/r --to sft.jsonl --format messages --verifier math --correct-only
-  reasoning import chains.parquet runs/copy      read an export back, keys and all
-  reasoning pool merge runs/a runs/b --to runs/c
-  reasoning pool seal runs/r                     Parquet shards only, for other tools to read
-
-SQL sees the tables chains, verdicts, problems, models, verifiers and charges, reads only, and can open no other
-file.
-"""
+"""Look after a run's pool: check, query, export, merge, seal. The docstring of each function is its verb's help."""
 
 from __future__ import annotations
 
@@ -50,7 +37,7 @@ class ExportOptions:
     to: str = option(..., "FILE.jsonl, FILE.parquet, or a folder for a Hugging Face data set")
     format: str = option("rows", "rows (can be imported again), or what trainers read", choices=FORMATS)
     verifier: str = option("", "whose verdicts go with the chains (default: the only one there is)")
-    correct_only: bool = option(False, "only chains that the verifier finds correct")
+    correct_only: bool = option(False, "only chains that the verifier finds correct, none that was cut off")
     model: str = option("", "only chains of this model")
 
 
@@ -66,6 +53,14 @@ class SealOptions:
 
 
 def check(options: CheckOptions) -> int:
+    """Read every byte of a run's pool and say whether it is whole.
+
+      reasoning pool check runs/r
+      reasoning pool check runs/r --repair           set damaged files aside, keep what can be saved
+
+    Checksums of all shards and write-ahead files are compared. What --repair sets aside lies in RUN/pool/quarantine;
+    the command that filled the pool then makes lost chains anew. Exit status: 0 whole, 3 damaged.
+    """
     report = check_pool(options.run, options.repair)
     for line in report.remarks:
         note(line)
@@ -91,6 +86,14 @@ def check(options: CheckOptions) -> int:
 
 
 def query(options: QueryOptions) -> int:
+    """One SQL select over a run's pool (DuckDB; extra "query").
+
+      reasoning pool query runs/r "select model, avg(score) from chains join verdicts using (key) group by model"
+      reasoning pool query runs/r "select * from problems limit 3" --format jsonl
+      reasoning pool query runs/r "describe chains"
+
+    Tables: chains, verdicts, problems, models, verifiers, charges. It reads only, and can open no other file.
+    """
     with Pool.open(options.run, read_only=True) as pool:
         answer = pool.sql(options.sql)
     names, rows = answer.column_names, list(zip(*(c.to_pylist() for c in answer.columns), strict=True))
@@ -117,6 +120,16 @@ def _cell(value: object) -> str:
 
 
 def export(options: ExportOptions) -> int:
+    """Write a run's chains to a file for other tools, with their problems and one verifier's verdicts.
+
+      reasoning pool export runs/r --to chains.parquet
+      reasoning pool export runs/r --to sft.jsonl --format messages --verifier math --correct-only
+      reasoning pool export runs/r --to dataset/     a folder for Hugging Face datasets (extra "hub")
+      reasoning import chains.parquet runs/copy      read an export back, keys and all
+
+    Formats: rows (everything; the one that can be read back), messages (a chat per chain) and prompt-completion,
+    which trainers of supervised learning read. Nothing that is there already is overwritten.
+    """
     with Pool.open(options.run, read_only=True) as pool:
         done = export_pool(
             pool,
@@ -136,6 +149,12 @@ def export(options: ExportOptions) -> int:
 
 
 def merge(options: MergeOptions) -> int:
+    """Bring the pools of several runs together in one: chains, verdicts, problems and what they cost.
+
+      reasoning pool merge runs/a runs/b --to runs/c
+
+    The runs stay as they are; what --to has already is not taken twice.
+    """
     added = merge_pools(options.runs, options.to)
     new = counted(added)
     say(f"{options.to}  new: {new}")
@@ -144,6 +163,12 @@ def merge(options: MergeOptions) -> int:
 
 
 def seal(options: SealOptions) -> int:
+    """Turn a run's write-ahead files into Parquet shards now, for other tools to read.
+
+      reasoning pool seal runs/r
+
+    Not needed for anything of this toolkit: pools seal themselves in the background while they grow.
+    """
     with Pool.open(options.run, create=False) as pool:
         pool.seal()
         shards = pool.summary()["shards"]

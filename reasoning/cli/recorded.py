@@ -1,14 +1,17 @@
 """Read recorded model outputs into RUN/pool, judge them again, and compare with the file's labels.
 
-  reasoning import outputs.jsonl runs/r --map question=question,answer=gt,response=response[],label=score[] \\
-      --verifier numeric
-  reasoning import outputs.parquet runs/r --map question=problem,answer=answer,response=generations[]
+  reasoning import outputs.jsonl runs/r --map 'question=question,answer=gt,response=output' --verifier numeric
+  reasoning import outputs.jsonl runs/r --map 'question=question,answer=gt,response=outputs[],label=scores[]'
+  reasoning import outputs.parquet runs/r --map 'question=problem,response=completions[].text'
   reasoning import saved_dataset/ runs/r --map ...   a folder that Hugging Face datasets saved (extra "hub")
   reasoning import chains.parquet runs/r             rows of `reasoning pool export`: no --map, same keys
 
-A mapping is field=path pairs: question, answer, response, index, model, finish, label, score.NAME, meta.NAME.
-A path reaches into the row (infos[0].r) and, with [], into every element of a list. Give --map several times for
-rows that hold the outputs of several models.
+A mapping is FIELD=COLUMN pairs, in quotes since shells read brackets. Fields: question, response (these two are
+needed), answer (the reference), label (right or wrong, as the file says), model, index, finish (stop or length),
+score.NAME (a recorded score), meta.NAME (what the verifier needs). A column is a path into the row: gt, info.level,
+infos[0].r. Where a row holds a list of responses, [] takes each element: outputs[] is one chain per element, and
+label=scores[] goes along with it. Without --map the command looks at the first row and suggests one. Give --map
+several times for rows that hold the outputs of several models.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ from verifiers import open_verifier
 class ImportOptions:
     file: str = option(..., ".jsonl, .json, .parquet or .csv file, or a data set's folder", metavar="FILE")
     run: str = option(..., "folder of the run", metavar="RUN")
-    map: list[str] = option([], "field=path,... (see above; repeat for several models per row)")
+    map: list[str] = option(
+        [], "'FIELD=COLUMN,...' (see above; repeat for several models per row)", metavar="MAPPING"
+    )
     model: str = option("", "name of the model, where the mapping gives none (default: the file's name)")
     verifier: str = option("", "verifier that judges the responses again")
     task: str = option("recorded", "name of the task, stored with the problems")

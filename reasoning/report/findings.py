@@ -59,9 +59,8 @@ def _nothing(comparisons: Sequence[Comparison]) -> str:
     # Two of 2^n patterns of signs are as far out as n differences of one sign, and Holm multiplies by the number.
     least = math.ceil(1 + math.log2(len(comparisons) / 0.05))
     if n < least:
-        return (
-            f"{text} With {n} problems none could: that takes {least} which all differ in the same direction."
-        )
+        few = f"{n} problems" if n > 1 else "one problem"
+        return f"{text} With {few} none could: that takes {least} which all differ in the same direction."
     reach = sorted(c.detectable for c in comparisons if not math.isnan(c.detectable))
     if reach and reach[len(reach) // 2] >= 0.001:
         text += (

@@ -17,8 +17,7 @@ from reasoning.progress import printable, with_interval
 from reasoning.report.words import count, percent, short_scorer, si
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, ConsoleRenderable
-    from rich.table import Table as RichTable
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType
 
 TABLE_KS = (1, 4, 16, 64)
 EMPTY = "–"
@@ -123,7 +122,11 @@ def _scoring(measured: Measured, scorer: str) -> bool:
 def _notes(measured: Measured, curves: Sequence[Curve], priced: bool, scored: Sequence[str]) -> list[str]:
     counts = [p.problems for c in curves if c.difficulty is None for p in c.points] or [0]
     problems = f"{max(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    notes = [f"Accuracy in %; ± is half of the 95% interval over {problems} problems."]
+    notes = [
+        f"Accuracy in %; ± is half of the 95% interval over {problems} problems."
+        if max(counts) > 1
+        else "Accuracy in %, of one problem: that has no interval."
+    ]
     if priced:
         notes.append("Tokens and FLOPs: generating k chains of one problem, its prompt once.")
         if scored:
@@ -178,14 +181,12 @@ class _Fitted:
     def __init__(self, table: Table):
         self.table = table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = self.table
-        # As Text: square brackets in a model's name are no markup.
-        notes = Text(printable("\n".join(table.notes)))
-        out = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=notes, caption_justify="left")
+        out = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for i, (name, width) in enumerate(
             zip(table.columns, column_widths(table, options.max_width), strict=True)
         ):
@@ -195,8 +196,9 @@ class _Fitted:
         for i, row in enumerate(table.rows):
             if i and row[0]:
                 out.add_row()  # a blank line between models
-            out.add_row(*(Text(printable(cell)) for cell in row))
+            out.add_row(*(Text(printable(cell)) for cell in row))  # as Text: brackets in a name are no markup
         yield out
+        yield Text(printable("\n".join(table.notes)), style="dim")
 
 
 def column_widths(table: Table, width: int) -> list[int]:

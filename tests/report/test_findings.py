@@ -46,7 +46,9 @@ def test_what_holds_is_told_where_nothing_usual_does(measured, comparisons):
     lines = findings(measured, only)
     assert len(lines) == len(only)
     name = measured.labels[only[0].a.model]
-    assert lines[0].startswith(f"{name}, best-of-n (learned) of 16 gets 20.0 points more (95% interval 10.0 to")
+    assert lines[0].startswith(
+        f"{name}, best-of-n (learned) of 16 gets 20.0 points more (95% interval 10.0 to"
+    )
     assert lines[0].endswith(f"than {name}, one chain.")
 
 
