@@ -85,7 +85,9 @@ def table_rows(seed: int, content: dict[str, Any], auc: str, seconds: float | No
 
 def break_evens(findings: list[str]) -> dict[str, str]:
     """Model -> break-even with its interval, from the report's sentences."""
-    pattern = r"Training (.+?) pays for itself from about ([\d,.k ]+) queries on \(95% interval ([^)]+)\)"
+    pattern = (
+        r"Training (.+?) pays for itself from (?:about |the )?(.+?)(?: quer\w+)? on \(95% interval ([^)]+)\)"
+    )
     found = (re.search(pattern, sentence) for sentence in findings)
     return {m[1]: f"{m[2]} ({m[3]})" for m in found if m}
 

@@ -11,8 +11,8 @@ Between two measured ks of a strategy its chords are used: drawing either k by c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -61,17 +61,31 @@ class FrontierPoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Envelope:
-    """The best that a model reaches with a given search spend: (flops, accuracy) ascending, both (N,)."""
+    """The best that a model reaches with a given search spend: (flops, accuracy) ascending, both (N,).
+
+    by_fit: FLOPs of fitting a verifier -> the same by the strategies that ask it (0: by those that ask none).
+    """
 
     model: str
     training_flops: float
     flops: Floats
     accuracy: Floats
+    by_fit: Mapping[float, tuple[Floats, Floats]] = field(default_factory=dict)
 
     def reached(self, flops: Floats) -> Floats:
         """Accuracy for a search spend; NaN below the cheapest answer."""
-        out = np.interp(flops, self.flops, self.accuracy)
-        return np.where(np.asarray(flops) < self.flops[0], np.nan, out)
+        return _on(flops, self.flops, self.accuracy)
+
+    def reached_in_all(self, flops: Floats, queries: Floats) -> Floats:
+        """Accuracy for ``flops`` per query in all, the shares of training and of a verifier's fit included, when
+        there are so many queries; NaN below the cheapest answer. The two are broadcast."""
+        ways = self.by_fit or {0.0: (self.flops, self.accuracy)}
+        found = [_on(flops - (self.training_flops + fit) / queries, *way) for fit, way in ways.items()]
+        return np.fmax.reduce(found)
+
+
+def _on(flops: Floats, grid: Floats, accuracy: Floats) -> Floats:
+    return np.where(np.asarray(flops) < grid[0], np.nan, np.interp(flops, grid, accuracy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,10 @@ def iso_compute(measured: Measured) -> IsoCompute | None:
     if not trained:
         return None
     curves = {model: [_mean_curve(m) for m in usable[model]] for model in costs}
-    envelopes = tuple(_envelope(model, extra[model], curves[model]) for model in (base, *trained))
+    envelopes = tuple(
+        _envelope(model, extra[model], curves[model], [_fit(measured, m) for m in usable[model]])
+        for model in (base, *trained)
+    )
     headline = tuple(
         _headline(measured, model, extra[model], usable[base], usable[model], envelopes[0])
         for model in trained
@@ -151,14 +168,24 @@ def _mean_curve(m: Measurement) -> tuple[Floats, Floats]:
     return m.spent["flops"].mean(axis=0), np.nanmean(m.values, axis=0)
 
 
-def _envelope(model: str, training: float, curves: Sequence[tuple[Floats, Floats]]) -> Envelope:
+def _envelope(
+    model: str, training: float, curves: Sequence[tuple[Floats, Floats]], fits: Sequence[float]
+) -> Envelope:
+    """curves, fits: of each strategy."""
+    by_fit = {
+        fit: _best([c for c, f in zip(curves, fits, strict=True) if f == fit]) for fit in sorted(set(fits))
+    }
+    return Envelope(model, training, *_best(curves), by_fit)
+
+
+def _best(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     """Best of all strategies at every spend at which one of them has a point or passes one."""
     grid = np.unique(np.concatenate([flops for flops, _ in curves]))
     best = np.full(len(grid), -np.inf)
     for flops, accuracy in curves:
         inside = grid >= flops[0]
         best[inside] = np.maximum(best[inside], np.interp(grid[inside], flops, accuracy))
-    return Envelope(model, training, grid, np.maximum.accumulate(best))
+    return grid, np.maximum.accumulate(best)
 
 
 def _reach(flops: Floats, accuracy: Floats, target: Floats) -> Floats:

@@ -130,6 +130,10 @@ def test_on_a_pool(tmp_path):
         assert (np.diff(envelope.accuracy) >= 0).all()
         assert np.isnan(envelope.reached(envelope.flops[:1] * 0.9)).all()
         np.testing.assert_array_equal(envelope.reached(envelope.flops), envelope.accuracy)
+        total = (envelope.flops + envelope.training_flops / 50) * (1 + 1e-9)  # the sum is taken apart again
+        np.testing.assert_allclose(
+            envelope.reached_in_all(total, np.array(50.0)), envelope.accuracy, atol=1e-4
+        )
 
 
 def test_a_verifiers_fit_is_paid_for_by_the_strategies_that_ask_it():
@@ -157,6 +161,11 @@ def test_a_verifiers_fit_is_paid_for_by_the_strategies_that_ask_it():
     # At Q queries: base min(10 Q + 900, 30 Q), trained min(4 Q + 900, 6 Q) + 1200: equal at 10 Q + 900 = 6 Q + 1200.
     assert found.headline[0].queries == pytest.approx(300 / 4)
     assert (found.headline[0].low, found.headline[0].high) == pytest.approx((300 / 4, 300 / 4))
+    # The map says the same: both reach 60% there for what they cost in all, and not for a little less.
+    cost = np.array([900 / 75 + 10, (900 + 1200) / 75 + 4, 30, 1200 / 75 + 6])
+    for envelope, price in zip(found.envelopes, (min(cost[0], cost[2]), min(cost[1], cost[3])), strict=True):
+        assert envelope.reached_in_all(np.array(price), np.array(75.0)) == pytest.approx(0.6)
+        assert not envelope.reached_in_all(np.array(price * 0.999), np.array(75.0)) >= 0.6
     points = {(p.model, p.strategy, p.k): p.flops for p in found.frontiers[1000.0]}
     assert points["t", voting[1].selector.label, 1] == pytest.approx(3 + 1200 / 1000)
     assert points["t", fitted[1].selector.label, 1] == pytest.approx(4 + (1200 + 900) / 1000)

@@ -59,18 +59,18 @@ def picture_words(
     for b in iso.headline:
         label = measured.labels[b.model]
         if b.verdict == "break_even":
-            lines.append(f"{label} pays for itself from {words.queries(b.queries)} queries on")
+            lines.append(f"training {label} pays from {words.break_even(b.queries, b.low, b.high)}")
         else:
-            lines.append(f"{label} never becomes cheaper")
+            lines.append(f"training {label} never becomes cheaper")
     target = words.percent(iso.headline[0].accuracy)
     return (
         "Train more or search more?",
         f"To answer with {target}% accuracy: {'; '.join(lines)}.",
         f"First panel: total FLOPs per query for {target}% accuracy (one point below the best that searching "
-        f"{measured.labels[iso.base]} reaches), training spread over the queries it serves: {'; '.join(lines)}. "
-        "Second panel: find your number of queries and what you can spend on each; the colour says where the spend "
-        "reaches most (of trained models within a point, the one that cost least), the lines how far. Strategies "
-        "that read the reference are left out.",
+        f"{measured.labels[iso.base]} reaches), training and the fit of a verifier spread over the queries they "
+        f"serve: {'; '.join(lines)}. Second panel: find your number of queries and what you can spend on each in "
+        "all, the same shares included; the colour says where the spend reaches most (of trained models within a "
+        "point, the one that cost least), the lines how far. Strategies that read the reference are left out.",
     )
 
 
@@ -108,15 +108,14 @@ def comparison_rows(measured: Measured, comparisons: Sequence[Comparison]) -> Ro
 
 
 def break_even_rows(measured: Measured, iso: IsoCompute | None) -> Rows:
-    columns = ("model", "accuracy", "base search", "its own search", "training", "break-even queries")
+    columns = ("model", "accuracy", "base search", "its own search", "training", "training pays")
     if iso is None:
         return columns, []
     rows = []
     tens = [b for b in iso.by_accuracy if round(100 * b.accuracy) % 10 == 0]
     for b in (*iso.headline, *_last_never(tens)):
-        interval = "" if np.isnan(b.low) else f" ({words.queries(b.low)} to {words.queries(b.high)})"
         verdict = {
-            "break_even": words.queries(b.queries) + interval,
+            "break_even": f"from {words.break_even(b.queries, b.low, b.high)}",
             "never": "never",
             "base_never": "the base never gets there",
         }[b.verdict]

@@ -10,7 +10,7 @@ import numpy as np
 from reasoning.comparisons import Comparison, find
 from reasoning.curves import Measured
 from reasoning.iso_compute import BreakEven, IsoCompute
-from reasoning.report.words import percent, queries, short_scorer, si, side
+from reasoning.report.words import break_even, percent, short_scorer, si, side
 
 MOST_OTHERS = 4
 
@@ -93,20 +93,28 @@ def _training(
 
 
 def _break_even(measured: Measured, iso: IsoCompute | None) -> list[str]:
-    lines = [_break_even_line(measured, iso.base, b) for b in iso.headline if _bounded(b)] if iso else []
-    return [*lines[:-1], f"{lines[-1]} For fewer queries, search more."] if lines else []
+    if iso is None:
+        return []
+    lines = [_break_even_line(measured, iso.base, b) for b in iso.headline if _bounded(b)]
+    # Only where no training may pay from the first query on is search the better for few.
+    if lines and all(b.low >= 1 for b in iso.headline):
+        lines[-1] += " For fewer queries, search more."
+    return lines
 
 
 def _bounded(b: BreakEven) -> bool:
-    return b.verdict == "break_even" and math.isfinite(b.high) and b.low > 0
+    """Whether it is known from where on training pays, if not from how early on it may."""
+    return b.verdict == "break_even" and math.isfinite(b.high)
 
 
 def _break_even_line(measured: Measured, base: str, b: BreakEven) -> str:
+    fit = min((fit for fit, _ in b.base_ways), default=0.0)
+    fitted = f", whose verifier took {si(fit)} to fit (this training {si(b.training_flops)})" if fit else ""
     return (
-        f"Training {measured.labels[b.model]} pays for itself from about {queries(b.queries)} queries on (95% "
-        f"interval {queries(b.low)} to {queries(b.high)}): {percent(b.accuracy)}% accuracy then takes "
+        f"Training {measured.labels[b.model]} pays for itself from {'about ' if b.queries >= 1 else ''}"
+        f"{break_even(b.queries, b.low, b.high)}: {percent(b.accuracy)}% accuracy then takes "
         f"{si(b.trained_flops)} FLOPs a query instead of {si(b.base_flops)} of search with "
-        f"{measured.labels[base]}."
+        f"{measured.labels[base]}{fitted}."
     )
 
 

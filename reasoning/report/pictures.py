@@ -126,38 +126,49 @@ def _accuracy_limits(points: Sequence[Any]) -> tuple[float, float]:
 def _legend(
     figure: Figure, curves: Sequence[Curve], models: Sequence[str], labels: Mapping[str, str], narrow: bool
 ) -> None:
-    handles = [
+    """Two keys side by side: colours are models, lines are strategies."""
+    of_models = [
         Line2D([], [], color=colour(i), marker=marker(i), linewidth=2.5, markersize=5, label=labels[model])
         for i, model in enumerate(models)
     ]
-    strategies = list(dict.fromkeys((c.strategy, c.scorer, c.oracle) for c in curves))
-    for strategy, scorer, oracle in strategies:
+    of_strategies = []
+    # Best-of-n, the vote, one greedy chain; the ceiling, which is none of them, last.
+    strategies = dict.fromkeys((c.strategy, c.scorer, c.oracle) for c in curves)
+    for strategy, scorer, oracle in sorted(strategies, key=lambda s: (s[2], s[0] == "greedy", s[0])):
         name = words.strategy(strategy, scorer)
+        look: dict[str, Any] = {"linestyle": STYLES.get(strategy, ""), "linewidth": 1.8}
         if strategy == "greedy":
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    color="#555555",
-                    marker="*",
-                    markersize=11,
-                    linestyle="",
-                    label="greedy, one chain",
-                )
-            )
-        else:
-            text = f"{name}: reads the reference" if oracle else name
-            handles.append(
-                Line2D([], [], color="#555555", linestyle=STYLES[strategy], linewidth=1.8, label=text)
-            )
-    rows = 1 if not narrow else 2
-    figure.legend(
+            name, look = "greedy, one chain", {"linestyle": "", "marker": "*", "markersize": 11}
+        of_strategies.append(
+            Line2D([], [], color="#555555", label=f"{name} (reads the reference)" if oracle else name, **look)
+        )
+    rows = max(len(of_strategies), 4)
+    handles = [
+        handle
+        for heading, key in (
+            ("Colour: the model", of_models),
+            ("Line: how an answer is chosen", of_strategies),
+        )
+        for start in range(0, len(key), rows)
+        for handle in _column(heading if start == 0 else "", key[start : start + rows], rows)
+    ]
+    legend = figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=1 if narrow and len(handles) < 4 else rows if narrow else min(len(handles), 4),
-        handlelength=3.2,
+        ncols=len(handles) // (rows + 1),
         fontsize=9,
+        handlelength=2.4 if narrow else 3.2,
+        columnspacing=1.5 if narrow else 4,
     )
+    for text in legend.get_texts():
+        if text.get_text().startswith(("Colour: ", "Line: ")):
+            text.set_fontweight("bold")
+
+
+def _column(heading: str, key: Sequence[Line2D], rows: int) -> list[Line2D]:
+    """A column of a legend: its heading and ``rows`` entries, empty ones below."""
+    blank = [Line2D([], [], linestyle="", label="") for _ in range(rows - len(key))]
+    return [Line2D([], [], linestyle="", label=heading), *key, *blank]
 
 
 def accuracy_by_difficulty(

@@ -1,8 +1,8 @@
 """The iso-compute picture: for my compute, should I train more or search more? Needs matplotlib.
 
-Left, what one answer of a given quality costs once training is spread over the queries it serves: two lines
-that cross at the break-even. Right, the map: for a number of queries and a spend per query, which model
-reaches the highest accuracy, with lines of equal accuracy.
+Left, what one answer of a given quality costs once training, and the fit of a verifier that the search asks, are
+spread over the queries they serve: two lines that cross at the break-even. Right, the map: for a number of queries
+and a spend per query in all, which model reaches the highest accuracy, with lines of equal accuracy.
 """
 
 from __future__ import annotations
@@ -119,17 +119,22 @@ def _amortised(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Map
     number_ticks(panel.yaxis, nice_ticks(bottom, top, 8))
     panel.set_title(f"What one answer costs at {words.percent(iso.headline[0].accuracy)}% accuracy")
     panel.set_xlabel("queries that the training serves")
-    panel.set_ylabel("total FLOPs per query (training share + search)")
+    panel.set_ylabel(f"total FLOPs per query: search, training{', verifier' if _fits(iso) else ''}")
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9)
 
 
 def _legend_line(label: str, b: BreakEven | None) -> str:
     if b is None:
         return f"search {label}"
-    if b.verdict != "break_even":
+    if b.verdict not in ("break_even", "base_never"):
         return f"train {label}: never cheaper"
-    interval = "" if math.isnan(b.low) else f" ({words.queries(b.low)} to {words.queries(b.high)})"
-    return f"train {label}: break-even at {words.queries(b.queries)} queries{interval}"
+    start = words.break_even(b.queries, b.low, b.high).replace("95% interval ", "")
+    return f"train {label}: cheaper from {start}"
+
+
+def _fits(iso: IsoCompute) -> bool:
+    """Whether any way to search pays for fitting a verifier."""
+    return any(fit > 0 for e in iso.envelopes for fit in e.by_fit)
 
 
 def _mark(panel: Any, b: BreakEven, ink: str, limits: tuple[float, float], bottom: float) -> None:
@@ -149,7 +154,7 @@ def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[s
     least, most = min(e.flops[0] for e in iso.envelopes), max(e.flops[-1] for e in iso.envelopes)
     queries, spend = np.geomspace(first, last, 420), np.geomspace(least * 1.1, most * 3, 380)
     reached = np.stack(
-        [e.reached(spend[:, None] - e.training_flops / queries[None, :]) for e in iso.envelopes]
+        [e.reached_in_all(spend[:, None], queries[None, :]) for e in iso.envelopes]
     )  # (models, spends, queries)
     reached = np.where(np.isnan(reached), -1.0, reached)
     best = reached.max(axis=0)
@@ -197,7 +202,7 @@ def _map(panel: Any, iso: IsoCompute, labels: Mapping[str, str], inks: Mapping[s
         if b.verdict == "break_even" and first <= b.queries <= last:
             panel.plot(
                 [b.queries],
-                [b.base_flops],
+                [float(_cost(b.queries, 0.0, b.base_ways or ((0.0, b.base_flops),)))],
                 marker="o",
                 markersize=8,
                 color=inks[b.model],

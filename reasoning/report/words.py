@@ -51,6 +51,18 @@ def queries(value: float) -> str:
     return f"{round(value / 10**power) * 10**power:,.0f}"
 
 
+def break_even(number: float, low: float, high: float) -> str:
+    """From how many queries on: '650 queries on (95% interval 200 to 3,300)'.
+
+    >>> break_even(0.0, 0.0, 1356.0)
+    'the first query on (95% interval the first to 1,400)'
+    """
+    start = "the first query on" if number < 1 else f"{queries(number)} queries on"
+    if math.isnan(low):
+        return start
+    return f"{start} (95% interval {'the first' if low < 1 else queries(low)} to {queries(high)})"
+
+
 def short_scorer(name: str) -> str:
     """A verifier's spec without its argument: 'learned:runs/demo/verifier' -> 'learned'."""
     return name.partition(":")[0]

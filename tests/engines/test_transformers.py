@@ -236,7 +236,7 @@ def test_a_folder_is_named_after_its_run_and_versioned_by_its_weights(folder, tm
         ("transformers:{folder}:max_rows=0", "1 or above"),
         ("transformers:{folder}:dtype=int8", "int8"),
         ("transformers:{folder}:device=tpu", "not one of auto, cpu, cuda"),
-        ("transformers:{folder}:memory_gb=100000", "keys and values 100000 GiB .* are free. Lower memory_gb"),
+        ("transformers:{folder}:memory_gb=100000", "keys and values 97.7 TiB .* are free. Lower memory_gb"),
         ("transformers:{folder}:memory_gb=-1", "0 .* or above"),
         ("transformers:{folder}:chat=yes", "no chat template"),
         ("transformers:{folder}:chat=maybe", "not one of"),

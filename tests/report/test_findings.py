@@ -87,7 +87,7 @@ def test_a_fallen_ceiling_is_told(measured, comparisons):
     assert any("The oracle ceiling of 16 fell with training" in line for line in findings(measured, fallen))
 
 
-def test_break_even_is_told_only_with_both_ends(measured, comparisons, iso):
+def test_break_even_is_told_where_it_is_known_from_when_on(measured, comparisons, iso):
     def told(**change):
         headline = tuple(replace(b, **change) for b in iso.headline)
         return [
@@ -96,7 +96,13 @@ def test_break_even_is_told_only_with_both_ends(measured, comparisons, iso):
             if "pays for itself" in line
         ]
 
-    assert len(told(verdict="break_even", queries=100.0, low=50.0, high=200.0)) == 2
+    both = told(verdict="break_even", queries=100.0, low=50.0, high=200.0)
+    assert len(both) == 2
+    assert "from about 100 queries on (95% interval 50 to 200)" in both[0]
+    assert both[1].endswith("For fewer queries, search more.")
     assert not told(verdict="break_even", queries=100.0, low=50.0, high=float("inf"))
-    assert not told(verdict="break_even", queries=100.0, low=0.0, high=200.0)
+    early = told(verdict="break_even", queries=0.0, low=0.0, high=200.0, base_ways=((3e12, 5e9),))
+    assert "from the first query on (95% interval the first to 200)" in early[0]
+    assert "whose verifier took 3.00 T to fit" in early[0]
+    assert not [line for line in early if "search more" in line]
     assert not told(verdict="never", queries=float("inf"))

@@ -29,8 +29,9 @@ def test_curves_are_drawn_where_their_points_are(curves, measured, narrow):
     assert ticks == ["1", "2", "4", "8", "16"]
     (legend,) = figure.legends
     texts = [t.get_text() for t in legend.get_texts()]
-    assert texts[:3] == ["base", "expert iteration", "grpo"]
-    assert "oracle ceiling: reads the reference" in texts
+    assert texts[:5] == ["Colour: the model", "base", "expert iteration", "grpo", ""]
+    assert texts[5:] == ["Line: how an answer is chosen", "best-of-n (learned)", "majority", "greedy, one chain",
+                         "oracle ceiling (reads the reference)"]  # fmt: skip
 
 
 def test_the_ceiling_is_dashed_and_nothing_else_is(curves, measured):
@@ -75,7 +76,7 @@ def test_the_iso_picture_marks_the_break_even(iso, measured, narrow):
     assert marks == {(b.queries, b.base_flops) for b in iso.headline if b.verdict == "break_even"}
     texts = [t.get_text() for t in left.get_legend().get_texts()]
     assert texts[0] == "search base"
-    assert all("break-even at" in t or "never cheaper" in t for t in texts[1:])
+    assert all("cheaper from" in t or "never cheaper" in t for t in texts[1:])
     assert any(t.get_text() == "search base" for t in right.texts)
 
 
