@@ -83,7 +83,12 @@ def _with_gae(
 
 
 def _correct_ones(rows: Sequence[Row], keep: int) -> list[Row]:
-    """The rows with an advantage, each distinct chain once, the first ``keep`` (0: all)."""
-    distinct = {row.ids: row for row in reversed(rows) if row.advantage}
-    chosen = [row for row in rows if distinct.get(row.ids) is row]
-    return chosen[:keep] if keep else chosen
+    """The rows with an advantage: all of them, each as often as it was drawn (what the model finds likely then counts
+    more than what is right by luck), or the first ``keep`` distinct ones."""
+    correct = [row for row in rows if row.advantage]
+    if not keep:
+        return correct
+    distinct: dict[tuple[int, ...], Row] = {}
+    for row in correct:
+        distinct.setdefault(row.ids, row)
+    return list(distinct.values())[:keep]

@@ -99,7 +99,9 @@ class TrainOptions(AxisOptions):
         "LOW-HIGH: problems whose mean score when last asked lies in it come first, and those never asked; 0.1-0.9",
     )
     keep_correct: int = option(
-        0, "at most this many distinct correct chains a problem are learned from; 0 is all", low=0
+        0,
+        "at most this many distinct correct chains a problem are learned from; 0 is all, each as often as drawn",
+        low=0,
     )
     max_refill: int = option(
         3, "with dynamic sampling: at most so many times problems_per_step are drawn", low=1
