@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,20 @@ def cold_start(out: Path, task: TaskSetting, seed: int) -> Path:
     return run / "model"
 
 
+def judge_of(spec: str) -> str:
+    """Verifier of a task; of a gym task without its worker process, whose start takes longer than a short leg."""
+    return verifier_of(spec).replace("gym:", "gym_scorer:")
+
+
+judge = cache(open_verifier)
+
+
 def measured(model: Path, pool: Path, task: TaskSetting, split: str, n: int) -> list[float]:
     """Share of right chains of each of the ``n`` held-out problems, in their order."""
     spec = task.spec(split, n)
     problems = load_problems(spec)
     sampling = Sampling(max_new_tokens=task.max_new_tokens, seed=1)
-    engine, verifier = open_engine(f"transformers:{model}:device=cpu"), open_verifier(verifier_of(spec))
+    engine, verifier = open_engine(f"transformers:{model}:device=cpu"), judge(judge_of(spec))
     with Pool.open(pool) as records:
         sample(problems, engine, records, n=CHAINS, sampling=sampling, phase="evaluate")
         verify(records, verifier, model=engine.model, sampling=sampling, phase="evaluate")
@@ -73,9 +82,9 @@ def measured(model: Path, pool: Path, task: TaskSetting, split: str, n: int) -> 
 def beginning(out: Path, task: TaskSetting, seed: int, split: str) -> tuple[Path, list[float]]:
     """The cold start's folder and what it gets right; measured once for all presets."""
     base = cold_start(out, task, seed)
-    kept = base.parent / f"right-{split}.json"
+    kept = base.parent / f"right-{split}-{PROBLEMS[task.label]}x{CHAINS}.json"
     if not kept.is_file():
-        rates = measured(base, base.parent / "eval", task, split, PROBLEMS)
+        rates = measured(base, base.parent / "eval", task, split, PROBLEMS[task.label])
         partial = kept.with_suffix(".partial")
         partial.write_text(json.dumps(rates))
         partial.replace(kept)
@@ -91,7 +100,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
         "preset": asdict(preset),
         "common": COMMON,
         "cold": COLD,
-        "evaluation": [split, PROBLEMS, CHAINS, ON_THE_WAY, LEGS],
+        "evaluation": [split, PROBLEMS[task.label], CHAINS, ON_THE_WAY, list(LEGS)],
     }
     if result.is_file():
         found = json.loads(result.read_text())
@@ -108,6 +117,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
         "run": str(run),
         "device": "cpu",
         "task": task.spec("train", task.train),
+        "verifier": judge_of(task.spec("train", 1)),
         "max_new_tokens": task.max_new_tokens,
         "seed": seed,
     }
@@ -116,19 +126,18 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
         drawn = draw_pairs(run / "pairs", base, task, preset, seed)
         del options["chains_per_problem"]
         options |= {"preferences": f"pool:{run / 'pairs'}", "task": ""}
-        options["verifier"] = verifier_of(task.spec("train", 1))
     points, after = [], before
-    for leg in range(1, LEGS + 1):
-        left = task.flops * leg / LEGS - drawn
+    for share in LEGS:
+        left = share * task.flops - drawn
         if left <= 0:
             continue
         try:
             trained = train(TrainOptions(**options, budget=f"flops={left:.6g}"))
         except BudgetError:
-            if leg == LEGS:
+            if share == LEGS[-1]:
                 raise
             continue  # a step may take more than this leg has; the next one has more
-        n = PROBLEMS if leg == LEGS else ON_THE_WAY
+        n = PROBLEMS[task.label] if share == LEGS[-1] else ON_THE_WAY
         after = measured(trained.folder, run / "eval", task, split, n)
         points.append(
             {
@@ -163,7 +172,7 @@ def draw_pairs(run: Path, base: Path, task: TaskSetting, preset: Preset, seed: i
     """Chains of the base, judged, to make pairs of; FLOPs that they took, about ``preset.pairs`` of the budget."""
     n = preset.options["chains_per_problem"]
     spec = task.spec("train", task.train)
-    problems, verifier = load_problems(spec), open_verifier(verifier_of(spec))
+    problems, verifier = load_problems(spec), judge(judge_of(spec))
     engine = open_engine(f"transformers:{base}:device=cpu")
     sampling = Sampling(max_new_tokens=task.max_new_tokens, seed=seed)
     with Pool.open(run) as records:

@@ -13,7 +13,7 @@ import pytest
 
 from evals.learning import demonstrations, settings
 from evals.learning.settings import PRESETS, TASKS, TaskSetting
-from evals.learning.table import flops_to, gain, markdown, read, target
+from evals.learning.table import every_seed, flops_to, gain, markdown, overview, read, target
 from evals.learning.workers import Job, Workers
 from reasoning.errors import UserError
 from reasoning.train.objective import PRESETS as OBJECTIVES
@@ -76,18 +76,24 @@ def test_a_run_that_raised_nothing_is_shown_as_such():
     runs[1]["after"] = [0.25, 0.0, 0.5, 0.25]
     assert gain(runs[1]).interval.low < 0
     assert target(runs) == 0.5
-    lines = markdown(runs).splitlines()
+    lines = every_seed(runs).splitlines()
     assert "1 of 1" in lines[2]
     assert "**1 of 2**" in lines[3]
     assert "(1 of 2)" in lines[3]
+    assert overview(runs).splitlines() == [
+        "| preset | word: 25%, to reach 50% |",
+        "|---|---|",
+        "| grpo | +50.0, 45 |",
+        "| ppo | +25.0 (**1 of 2**), 40 (1 of 2) |",
+    ]
 
 
 def test_from_cold_start_to_table(tmp_path, monkeypatch):
     from evals.learning import run
 
-    monkeypatch.setattr(run, "PROBLEMS", 6)
+    monkeypatch.setattr(run, "PROBLEMS", {"word": 6})
     monkeypatch.setattr(run, "ON_THE_WAY", 4)
-    monkeypatch.setattr(run, "LEGS", 2)
+    monkeypatch.setattr(run, "LEGS", (0.5, 1.0))
     task = TaskSetting(
         name="word",
         options="steps=1",
