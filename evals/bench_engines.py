@@ -11,6 +11,10 @@ the rounds are interleaved, round 0 is not counted. The engines return log-proba
 A ratio is taken within each round; figures are medians (lowest-highest). The share is the model's FLOPs a second over
 what torch.matmul reaches with the same type and threads (2048 cubed, 8192 on a GPU, best of 5). The cases of a GPU
 have the shape of Qwen3-0.6B.
+
+OMP_WAIT_POLICY is left as it is found, and printed: PASSIVE makes every engine slower here, `generate` most (an idle
+process stops spinning after some milliseconds). With anything else at work on the processor, two spinning threads are
+a multiple slower, and no ratio means anything: the load before and after is printed.
 """
 
 from __future__ import annotations
@@ -151,7 +155,6 @@ class Runner:
         threads = arguments.threads
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # the idle ones must not spin
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}" if threads > 1 else "0",
             "VLLM_LOGGING_LEVEL": "ERROR",
         }
@@ -267,7 +270,8 @@ def main() -> None:
         peer = f", {found} with transformers {version_of(arguments.vllm, 'transformers')}"
     print(
         f"{torch.cuda.get_device_name() + ', ' if arguments.device == 'cuda' else ''}{processor()}, "
-        f"{os.cpu_count()} cores, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}\n"
+        f"{os.cpu_count()} cores, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}, "
+        f"OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}\n"
         f"torch {torch.__version__}, transformers {transformers.__version__}{peer}, {arguments.dtype}, "
         f"{arguments.rounds} rounds"
     )

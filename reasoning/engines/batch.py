@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from reasoning.engines.choose import Rules, choose, uniforms
 from reasoning.engines.forward import MIN_ROWS, Forward, Prompt, padded
+from reasoning.engines.threads import Threads
 from reasoning.errors import EngineError
 from reasoning.records import Sampling
 
@@ -94,12 +96,13 @@ class Batch:
         stop_rule: Callable[[tuple[str, ...]], StopRule],
         max_rows: int,
         memory_bytes: int,
+        threads: Threads,
     ):
         prompt_tokens = max((len(r.prompt) for r in requests), default=0)
         new_tokens = max((r.limit for r in requests), default=0)
         chains = sum(len(r.names) for r in requests)
         room = memory_bytes // max(1, forward.bytes_per_token() * (prompt_tokens + new_tokens))
-        self.forward = forward
+        self.forward, self.threads = forward, threads
         self.waiting = deque(r for r in requests if r.names)
         self.capacity = max(1, min(max_rows, chains, room))
         self.stop_rule = stop_rule
@@ -122,6 +125,10 @@ class Batch:
     def advance(self) -> list[Finished]:
         """One step of every row; the chains that ended with it."""
         self._admit()
+        with self.threads.working(self.rows) if self.forward.any_threads else nullcontext():
+            return self._step()
+
+    def _step(self) -> list[Finished]:
         slots, rows = self.slots, self.rows
         alive, at = slots.alive[:rows], np.arange(rows)
         u = torch.from_numpy(uniforms(slots.seed[:rows], slots.count[:rows])).to(self.forward.device)

@@ -70,6 +70,8 @@ class Store(Protocol):
 class Forward(Protocol):
     vocab: int
     device: torch.device
+    any_threads: bool
+    """Whether a step's numbers are the same bits with any number of torch's threads, on a CPU."""
 
     def refresh(self) -> None:
         """Take over the module's present weights."""
@@ -214,6 +216,8 @@ def _plain_attention(module: Any) -> Iterator[None]:
 class CachedForward:
     """Any decoder with attention over keys and values, through its own forward method."""
 
+    any_threads = False  # MKL and PyTorch's activations promise that for one number of threads only
+
     def __init__(self, module: Any):
         self.module = module
         self.device = module.device
@@ -304,6 +308,8 @@ class _Sequences:
 
 class WholeForward:
     """Any causal model at all: no cache, every step reads the whole sequences. Slow, and always right."""
+
+    any_threads = False
 
     def __init__(self, module: Any):
         self.module = module

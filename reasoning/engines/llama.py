@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reasoning.engines.forward import Prompt, buckets, on_device, padded, rectangle
-from reasoning.engines.products import Weights, added, linear, onednn, packed
+from reasoning.engines.products import Weights, added, linear, onednn, packed, silu
 from reasoning.engines.shared import SharedKeyValues
 
 FUSED_BYTES = 512 << 20
@@ -91,6 +91,7 @@ class LlamaForward:
         base = module.model
         parameter = module.lm_head.weight
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.any_threads = onednn(self.device, self.dtype)
         self.manual_norm = self.device.type == "cpu" and self.dtype == torch.float32
         self.embedding = base.embed_tokens.weight.detach()
         fuse = sum(p.numel() * p.element_size() for p in module.parameters()) <= self.fused_bytes
@@ -172,7 +173,7 @@ class LlamaForward:
     def _after(self, x: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
         x = added(x, attended, layer.out)
         gate, up = _halves(layer.gate_up, self._norm(x, layer.norm_post))
-        return added(x, F.silu(gate).mul_(up), layer.down)
+        return added(x, silu(gate).mul_(up), layer.down)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
         out: dict[int, Prompt] = {}

@@ -12,8 +12,6 @@ models or sampling.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,11 +43,16 @@ class SharedKeyValues:
         pages = 1 + self.table.size
         self.keys = [e.new_empty(pages, heads, self.size, PAGE) for e in like]
         self.values = [e.new_empty(pages, heads, PAGE, self.size) for e in like]
+        self.key_vectors = [keys.view(-1, PAGE) for keys in self.keys]
+        self.value_vectors = [values.view(-1, self.size) for values in self.values]
         self.readers = np.zeros(pages, np.int64)  # rows that read each page
         self.free: list[int] = []
         self.touched = 0  # pages [0, touched) have been in use
         self._take(1)  # the spare one
         self.listed = 0, 0  # rows, and with padding, that the present list is for
+        self.known = np.zeros(0, np.int64)  # positions that rows had in the last step
+        self.head_numbers = torch.arange(heads, device=self.device)
+        self.dims = torch.arange(0, self.size * PAGE, PAGE, device=self.device)
         # Row i: PAGE - i zeros, then -inf.
         steps = like[0].new_zeros(2 * PAGE)
         steps[PAGE:] = float("-inf")
@@ -105,56 +108,77 @@ class SharedKeyValues:
         """Prepare a step of rows [0, len(lengths)), each with ``lengths`` known positions, prompt included, and of
         padding up to ``total`` rows."""
         rows = len(lengths)
-        column = lengths // PAGE
+        column, offset = np.divmod(lengths, PAGE)
         seated = self.count[:rows] > 0
-        if self.listed != (rows, total) or (seated & (column >= self.count[:rows])).any():
+        if (
+            self.listed != (rows, total)
+            or (seated & ((column >= self.count[:rows]) | (lengths != self.known + 1))).any()
+        ):
             wanted = np.minimum((lengths + AHEAD) // PAGE + 1, self.table.shape[1])
             short = np.flatnonzero(seated & (wanted > self.count[:rows]))
             self.table[short, self.count[short]] = self._take(len(short))
             self.count[short] += 1
-            self._list(rows, total)
+            self._list(lengths, total)
+        else:  # one more position of each row is read; of rows that have left, one that was read before
+            entries = self.first + np.where(seated, column, 0)[:, None]
+            opened = entries * PAGE + np.where(seated, offset, 0)[:, None]
+            self.mask.view(-1).index_fill_(0, self._put(opened.reshape(-1)), 0.0)
+        self.known = lengths.copy()
         # Where each row writes; rows without a chain, to the spare page.
-        place = np.full((2, total), SPARE)
-        place[0, :rows] = np.where(seated, self.table[np.arange(rows), column], SPARE) * self.heads
-        place[1, :rows] = np.where(seated, lengths % PAGE, 0)
-        page, offset = self._put(place)[..., None]
-        heads = page + torch.arange(self.heads, device=self.device)  # (M, H)
-        dims = torch.arange(0, self.size * PAGE, PAGE, device=self.device)
-        self.to_values = (heads * PAGE + offset).view(-1)
-        self.to_keys = ((heads * (self.size * PAGE) + offset)[..., None] + dims).view(-1)
-        # Positions of each page behind its row's last one.
-        unread = np.clip(self.ends - 1 - lengths[self.readers_of], 0, PAGE)
-        self.mask = self.masks.index_select(0, self._put(unread))
+        place = np.full((2, total, 1), SPARE)
+        place[0, :rows, 0] = np.where(seated, self.table[np.arange(rows), column], SPARE) * self.heads
+        place[1, :rows, 0] = np.where(seated, offset, 0)
+        page, offsets = self._put(place)
+        heads = page + self.head_numbers  # (M, H)
+        self.to_values = (heads * PAGE + offsets).view(-1)
+        self.to_keys = ((heads * (self.size * PAGE) + offsets)[..., None] + self.dims).view(-1)
 
-    def _list(self, rows: int, total: int) -> None:
-        """What is read of which page, query head by query head; rows with few pages first."""
+    def _list(self, lengths: NDArray[np.int64], total: int) -> None:
+        """What is read of which page, query head by query head; rows with few pages first.
+
+        Rows are put in groups, and those of a group have entries for as many pages as its largest: E of them are
+        read, the others have no key, a score of -inf and no value.
+        """
+        rows, queries = len(lengths), self.queries
         seated = np.flatnonzero(self.count[:rows])
         order = seated[np.argsort(self.count[seated], kind="stable")]
         count = self.count[order]
-        bounds = [0, *(np.flatnonzero(np.diff(count)) + 1).tolist(), len(order)]
-        of_head = np.arange(self.queries) // (self.queries // self.heads)
-        pages, groups = [], []  # groups: first entry, end, scores of a row's query head
+        of_head = np.arange(queries) // (queries // self.heads)
+        pages, read, unread, self.groups = (
+            [],
+            [],
+            [],
+            [],
+        )  # groups: first entry, end, scores of a row's query head
+        self.first = np.zeros((rows, queries), np.int64)  # entry of each row's first page
         start = 0
-        for low, high in pairwise(bounds):
-            wide = int(count[low])
-            table = self.table[order[low:high], :wide] * self.heads
-            pages.append((table[:, None, :] + of_head[:, None]).reshape(-1))  # (rows * Q * wide,)
-            groups.append((start, start + len(pages[-1]), wide * PAGE))
-            start += len(pages[-1])
-        each = np.repeat(count, self.queries)  # pages of each query head of each row
-        ends = np.cumsum(each)
-        asked = (order * (self.queries + self.heads))[:, None] + np.arange(self.queries)
+        for low, high in groups(count, queries):
+            members, wide = order[low:high], int(count[high - 1])
+            shape = (high - low, queries, wide)
+            number = np.arange(wide)
+            there = np.broadcast_to((number < count[low:high, None])[:, None], shape)
+            pages.append((self.table[members, None, :wide] * self.heads + of_head[:, None])[there])
+            behind = (number + 1) * PAGE - 1 - lengths[members, None]  # positions behind the row's last one
+            behind = np.broadcast_to(np.clip(behind, 0, PAGE)[:, None], shape)
+            unread.append(np.where(there, behind, PAGE).reshape(-1))
+            read.append(there.reshape(-1))
+            end = start + len(unread[-1])
+            self.first[members] = start + np.arange(0, end - start, wide).reshape(high - low, queries)
+            self.groups.append((start, end, wide * PAGE))
+            start = end
+        reading = np.concatenate(read)
+        each = np.repeat(count, queries)  # pages of each query head of each row
+        asked = (order * (queries + self.heads))[:, None] + np.arange(queries)
         back = np.zeros(total, np.int64)
         back[order] = np.arange(len(order))
-        number = np.arange(start) - np.repeat(ends - each, each)  # of each page in its row
-        self.ends, self.readers_of = (number + 1) * PAGE, np.repeat(np.repeat(order, self.queries), each)
-        self.groups = groups
+        self.mask = self.masks.index_select(0, self._put(np.concatenate(unread)))
         self.asked, self.back = self._put(np.repeat(asked.reshape(-1), each)), self._put(back)
+        self.reading = None if reading.all() else self._put(np.flatnonzero(reading))
         page = self._put(np.concatenate(pages).astype(np.int32))[:, None]
         self.key_index = (page * self.size + self._steps(self.size)).view(-1)
-        self.key_starts = self._steps(start) * self.size
+        self.key_starts = self._put(((np.cumsum(reading) - reading) * self.size).astype(np.int32))
         self.value_index = (page * PAGE + self._steps(PAGE)).view(-1)
-        self.value_starts = self._put(((ends - each) * PAGE).astype(np.int32))
+        self.value_starts = self._put(((np.cumsum(each) - each) * PAGE).astype(np.int32))
         self.listed = rows, total
 
     def _steps(self, count: int) -> Tensor:
@@ -168,17 +192,41 @@ class SharedKeyValues:
 
         both: (M, Q + H, d), queries and then keys. v: (M, H, d).
         """
-        keys, values = self.keys[layer], self.values[layer]
+        keys, values = self.key_vectors[layer], self.value_vectors[layer]
         keys.view(-1).scatter_(0, self.to_keys, both[:, self.queries :].reshape(-1))
-        values.view(-1, self.size).index_copy_(0, self.to_values, v.reshape(-1, self.size))
+        values.index_copy_(0, self.to_values, v.reshape(-1, self.size))
         asked = both.reshape(-1, self.size).index_select(0, self.asked).view(-1)
-        scores = _sums(keys.view(-1, PAGE), self.key_index, self.key_starts, asked)  # (E, T)
+        scores = _sums(keys, self.key_index, self.key_starts, asked)  # a row for each entry, of T
         scores = torch.add(self.mask, scores, alpha=scale)
-        weights = torch.empty_like(scores)
-        for low, high, width in self.groups:
-            torch.softmax(scores[low:high].view(-1, width), -1, out=weights[low:high].view(-1, width))
-        out = _sums(values.view(-1, self.size), self.value_index, self.value_starts, weights.view(-1))
+        if len(self.groups) == 1:
+            weights = torch.softmax(scores.view(-1, self.groups[0][2]), -1).view(-1, PAGE)
+        else:
+            weights = torch.empty_like(scores)
+            for low, high, width in self.groups:
+                torch.softmax(scores[low:high].view(-1, width), -1, out=weights[low:high].view(-1, width))
+        if self.reading is not None:
+            weights = weights.index_select(0, self.reading)  # (E, T)
+        out = _sums(values, self.value_index, self.value_starts, weights.view(-1))
         return out.view(-1, self.queries * self.size).index_select(0, self.back)
+
+
+GROUPED = 256
+"""A group of its own must save so many entries: what calling softmax once more costs."""
+
+
+def groups(count: NDArray[np.int64], queries: int) -> list[tuple[int, int]]:
+    """Bounds of groups of rows with ``count`` (rows,) pages each, ascending: few groups, few entries to no use."""
+    ends = [*(np.flatnonzero(np.diff(count)) + 1).tolist(), len(count)]
+    out: list[tuple[int, int]] = []
+    start, previous, wasted = 0, 0, 0
+    for end in ends:
+        more = (previous - start) * int(count[end - 1] - count[previous - 1]) * queries if previous else 0
+        if previous and wasted + more >= GROUPED:
+            out.append((start, previous))
+            start, wasted, more = previous, 0, 0
+        wasted += more
+        previous = end
+    return [*out, (start, previous)]
 
 
 def _sums(vectors: Tensor, index: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

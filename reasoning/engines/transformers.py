@@ -21,6 +21,7 @@ from reasoning.engines.base import ended_by
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
 from reasoning.engines.memory import GIB, free_memory_bytes, weights_bytes
+from reasoning.engines.threads import Threads
 from reasoning.engines.tokens import (
     Tokens,
     check_source,
@@ -45,7 +46,8 @@ class TransformersEngine:
     does if there is one. max_rows: chains stepped at once. memory_bytes: limit on keys and values (default: a
     quarter of a CPU's free memory, four fifths of what is free on a GPU).
 
-    On a CPU in float32 a chain's tokens and log-probabilities are the same, bit for bit, whatever else is drawn.
+    On a CPU in float32 a chain's tokens and log-probabilities are the same, bit for bit, whatever else is drawn; for
+    a model outside of the Llama family, with one or two threads (with more, activations may differ in a last bit).
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class TransformersEngine:
         self.model = f"{name}@{version}"
         self._memory_bytes = memory_bytes
         self._forward = _evaluating(module, lambda: open_forward(module))
+        self._threads = Threads()
         limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         ends = end_ids(tokenizer, getattr(module.generation_config, "eos_token_id", None))
         self._tokens = Tokens(tokenizer, name=name, limit=limit, end_ids=ends, chat=chat)
@@ -157,6 +160,7 @@ class TransformersEngine:
             self._stop_rule,
             self.max_rows,
             room,
+            self._threads,
         )
         ready: deque[Finished] = deque()
         try:

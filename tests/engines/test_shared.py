@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reasoning.engines.forward import Prompt, padded
-from reasoning.engines.products import added, linear, onednn, packed
+from reasoning.engines.products import added, linear, onednn, packed, silu
 from reasoning.engines.shared import PAGE, SharedKeyValues
 
 ROWS = [16, 32, 48, 96, 160, 400, 512, 1008]
@@ -42,6 +42,26 @@ def test_a_product_is_right_and_its_rows_do_not_depend_on_the_others(inputs, out
                 assert torch.equal(added(y[part], x[part], (matrix, bias)), sums[part])
         for (matrix, bias), (other, _) in zip(kinds[:2], kinds[2:], strict=False):  # packing changes no bit
             assert torch.equal(linear(x, (matrix, bias)), linear(x, (other, bias)))
+
+
+@pytest.mark.usefixtures("_same_threads_after")
+@pytest.mark.parametrize("n", [700, 2100, 2048])
+def test_an_activation_is_right_and_its_rows_do_not_depend_on_the_others_or_the_threads(n):
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randn(208, 2 * n, generator=generator)
+    gate = both[:, :n]
+    torch.set_num_threads(1)
+    whole = silu(gate)
+    torch.testing.assert_close(whole.double(), gate.double() * gate.double().sigmoid(), atol=1e-6, rtol=1e-6)
+    plain_differs = False
+    for threads in (2, 3, 4, 5, 6, 8, 16):
+        torch.set_num_threads(threads)
+        for rows in (16, 32, 48, 64, 112, 160, 208):
+            assert torch.equal(silu(gate[:rows]), whole[:rows])
+            assert torch.equal(silu(gate[:rows].contiguous()), whole[:rows])
+            plain_differs |= not torch.equal(torch.nn.functional.silu(gate[:rows]), whole[:rows])
+    if n == 2100 and onednn(both.device, both.dtype) and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert plain_differs  # or PyTorch has mended it, and `silu` can go
 
 
 @pytest.mark.parametrize(("heads", "queries", "size"), [(2, 4, 32), (1, 7, 16), (3, 3, 80)])

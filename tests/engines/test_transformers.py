@@ -69,6 +69,31 @@ def test_a_chain_does_not_depend_on_its_company_in_any_bit(kind, threads):
             assert chain.logprobs == expected[chain.key].logprobs
 
 
+def test_steps_have_the_same_bits_with_any_number_of_threads(monkeypatch):
+    """So that the engine may choose it by the clock. The prompts are read with the same number in each run."""
+    torch.set_num_threads(2)
+    engine = engine_for("qwen3")
+    assert engine._forward.any_threads
+    draws = [Draw(p, SAMPLINGS["plain"], tuple(range(24))) for p in problems(5, seed=3)]
+    runs = []
+    for count in (1, 2, 3, 5):
+        step = engine._forward.step
+
+        def with_threads(*arguments, count=count, step=step):
+            before = torch.get_num_threads()
+            torch.set_num_threads(count)
+            try:
+                return step(*arguments)
+            finally:
+                torch.set_num_threads(before)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._forward, "step", with_threads)
+            runs.append({c.key: (c.token_ids, c.logprobs) for c in engine.generate(draws)})
+    assert len(runs[0]) == 120
+    assert runs[0] == runs[1] == runs[2] == runs[3]
+
+
 def test_an_architecture_without_keys_and_values_is_read_whole():
     with pytest.warns(UserWarning, match="MambaForCausalLM .* is slow"):
         engine = engine_for("mamba")
