@@ -63,8 +63,15 @@ def flag(name: str) -> str:
 
 def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[str, ...] = ()) -> None:
     """Add every field of ``owner`` to ``parser``. Absent flags stay absent from the namespace, so that a
-    recipe's values are overridden by given flags only."""
-    for f in fields(owner):
+    recipe's values are overridden by given flags only.
+
+    What a class inherits stands behind its own, under the heading that the class it comes from has as HEADING.
+    """
+    groups: dict[str, Any] = {}
+    bases = [base for base in owner.__mro__[1:] if dataclasses.is_dataclass(base)]
+    inherited = {f.name: base for base in bases for f in fields(base)}
+    ordered = sorted(fields(owner), key=lambda f: f.name in inherited)
+    for f in ordered:
         element, many = kind(f, owner)
         default = None if f.default is MISSING else f.default
         text = f.metadata["help"]
@@ -78,15 +85,34 @@ def add_flags(parser: argparse.ArgumentParser, owner: type, positional: tuple[st
             common["type"] = _reader(element)
             if f.metadata["choices"]:
                 common["choices"] = f.metadata["choices"]
-            if f.metadata["metavar"]:
-                common["metavar"] = f.metadata["metavar"]
+            metavar = f.metadata["metavar"] or {int: "N", float: "X"}.get(element, "")
+            if metavar and not f.metadata["choices"]:
+                common["metavar"] = metavar
         if f.name in positional:
             # A recipe may give what a command line usually does, so none is required here.
             parser.add_argument(f.name, nargs="*" if many else "?", **common)
-        elif element is bool:
-            parser.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
+            continue
+        place: Any = parser
+        if heading := getattr(inherited.get(f.name), "HEADING", ""):
+            place = groups[heading] if heading in groups else parser.add_argument_group(heading)
+            groups[heading] = place
+        if element is bool:
+            place.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
         else:
-            parser.add_argument(flag(f.name), action="append" if many else "store", **common)
+            place.add_argument(flag(f.name), action="append" if many else "store", **common)
+
+
+def usage(prog: str, owner: type, positional: tuple[str, ...] = ()) -> str:
+    """One line: what must be given, and that there are options."""
+    needed = []
+    for f in sorted(fields(owner), key=lambda f: f.name not in positional):
+        required = f.default is MISSING and f.default_factory is MISSING
+        name = (f.metadata["metavar"] or f.name.upper()) + (" ..." if kind(f, owner)[1] else "")
+        if f.name in positional:
+            needed.append(name if required else f"[{name}]")
+        elif required:
+            needed.append(f"{flag(f.name)} {name}")
+    return " ".join([prog, *needed, "[options]"])
 
 
 def required_flags(owner: type, positional: tuple[str, ...] = ()) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from reasoning import __version__
 from reasoning.errors import ReasoningError, UserError, unknown
-from reasoning.options import add_flags, from_mapping, required_flags
+from reasoning.options import add_flags, from_mapping, required_flags, usage
 from reasoning.progress import printable
 from verifiers import VerifierError
 
@@ -141,13 +141,15 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, Callable[[Any], int
     function = getattr(module, verb.function)
     parser = Parser(
         prog=f"reasoning {name}",
+        usage=usage(f"reasoning {name}", owner, verb.positional),
         # Of several verbs in one module each function tells its own.
         description=module.__doc__ if verb.function == "run" else inspect.cleandoc(function.__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(parser, owner, verb.positional)
-    parser.add_argument("--config", metavar="FILE.toml", help="recipe: the same keys, under [" + name + "]")
+    table = f'["{name}"]' if " " in name else f"[{name}]"
+    parser.add_argument("--config", metavar="FILE.toml", help=f"recipe: the same keys, under {table}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     there = {word.partition("=")[0] for word in arguments}
     parser.lacking = [f for f in required_flags(owner, verb.positional) if f not in there]

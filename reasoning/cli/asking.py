@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from reasoning.engines.preflight import Finding, look, open_tokens
 from reasoning.errors import UserError
@@ -21,6 +21,8 @@ CHAT_OPTION = "variable for the chat template, such as enable_thinking=false (re
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
+    HEADING: ClassVar[str] = "how problems are asked"
+
     limit: int = option(0, "at most so many problems; 0 is all", low=0)
     system: str = option("", "system prompt, or @FILE")
     few_shot: int = option(0, "worked examples before each problem", low=0, high=1000)

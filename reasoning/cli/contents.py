@@ -1,10 +1,10 @@
 """What is in a run; with --cost what it spent, on what, by phase and strategy; with --training its curves, as
 a page and a picture in the run's folder (also while it goes on).
 
-reasoning show runs/demo/eval
-reasoning show runs/demo/eval --cost
-reasoning show runs/demo/grpo --training --watch 30
-reasoning show runs/demo/eval --cost --prices prices.toml --json | jq .total
+  reasoning show runs/demo/eval
+  reasoning show runs/demo/eval --cost
+  reasoning show runs/demo/grpo --training --watch 30
+  reasoning show runs/demo/eval --cost --prices prices.toml --json | jq .total
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 Several tasks by weight, problems of middling difficulty first, within a budget, the best evaluation kept:
 
-  reasoning train runs/mix --model runs/base/model --task word:train*2+countdown:train*1 --curriculum 0.1-0.9
-    --eval-task word:dev --patience 5 --keep best --budget flops=1e15
+  reasoning train runs/mix --model runs/base/model --task word:train*2+countdown:train*1 --curriculum 0.1-0.9 \\
+      --eval-task word:dev --patience 5 --keep best --budget flops=1e15
 
 Learn from what was solved at run time: chains that a verifier accepted in other runs, each round only the new ones
 (RUN/model remembers what it has learned from). Search again with RUN/model, then run the next round from it:

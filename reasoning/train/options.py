@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from reasoning.options import option
 from reasoning.train.objective import AXES
@@ -17,6 +17,8 @@ def _axis(help: str, kind: str = "float", choices: tuple[str, ...] = (), high: f
 @dataclass(frozen=True, kw_only=True)
 class AxisOptions:
     """One option for each axis of `objective.Objective`, by the same name; None leaves the preset's."""
+
+    HEADING: ClassVar[str] = "axes of the objective, each in place of what --objective has there"
 
     advantage: str | None = _axis("credit of a chain", choices=AXES["advantage"])
     ratio: str | None = _axis("importance ratio of a token or of the sequence", choices=AXES["ratio"])
