@@ -13,6 +13,7 @@ or costs.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import random
@@ -183,7 +184,7 @@ def main() -> None:
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=100 << 20,
     )
     print(

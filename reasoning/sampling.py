@@ -61,7 +61,7 @@ class SampleReport:
         if self.truncation_rate > _TRUNCATION_WARNING:
             lines.append(
                 f"{self.truncation_rate:.0%} of chains hit max_new_tokens={self.max_new_tokens}; their accuracy "
-                f"is a lower bound. Try max_new_tokens={4 * self.max_new_tokens}."
+                f"is a lower bound. Try --max-new-tokens {4 * self.max_new_tokens}."
             )
         if self.unaffordable:
             lines.append(f"The budget was spent: {self.unaffordable} of {self.wanted} chains were not drawn.")

@@ -17,6 +17,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from evals.verifiers.corpora import CORPORA, Pair, data_folder
 from verifiers import Attempt, Verdict, open_verifier
@@ -62,7 +63,7 @@ def math_verify() -> Callable[[Pair], bool] | None:
     except ImportError:
         return None
     logging.disable(logging.ERROR)
-    golds: dict[str, list[object]] = {}
+    golds: dict[str, Any] = {}
 
     def judged(pair: Pair) -> bool:
         if not isinstance(pair.response, str) or not isinstance(pair.reference, str):

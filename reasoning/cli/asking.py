@@ -7,6 +7,7 @@ never share a key.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,12 +54,13 @@ def chat_options(pairs: list[str]) -> dict[str, Any]:
     return out
 
 
-def warnings(engine: str, tokenizer: Any, problems: list[Problem], sampling: Sampling) -> list[str]:
-    """Lines to print before ``problems`` are drawn with ``engine``: what its prompts suffer from. Notes are left to
-    ``reasoning prompt``."""
-    tokens = open_tokens(engine, tokenizer)
+def warnings(options: Any, tokenizer: Any, problems: list[Problem], sampling: Sampling) -> list[str]:
+    """Lines to print before ``problems``, those of ``options.task``, are drawn with ``options.engine``: what its
+    prompts suffer from. Notes are left to ``reasoning prompt``."""
+    tokens = open_tokens(options.engine, tokenizer)
     if tokens is None:
         return []
     found: list[Finding] = [f for f in look(tokens, problems, sampling) if f.level != "note"]
     lines = [f"Prompt: {f.text}" for f in found]
-    return [*lines, f"See it:  reasoning prompt TASK --engine {engine}"] if lines else []
+    see = shlex.join(["reasoning", "prompt", options.task, "--engine", options.engine])
+    return [*lines, f"See it:  {see}"] if lines else []

@@ -72,14 +72,15 @@ def check(options: CheckOptions) -> int:
         say(line)
     if options.repair:
         say(
-            f"{report.path}: repaired. {report.lost_rows} rows were lost; {report.saved_rows} of damaged shards kept."
+            f"{report.path}: repaired. {report.lost_rows} rows were lost, {report.saved_rows} saved out of damaged "
+            "shards."
         )
         if report.lost_rows:
             note("Next:  the command that filled the pool makes lost chains anew.")
         return 0
     say(
-        f"{report.path}: damaged. {report.lost_rows} rows are lost, {report.saved_rows} of damaged shards can be "
-        "saved."
+        f"{report.path}: damaged. {report.lost_rows} rows are lost, {report.saved_rows} can be saved out of damaged "
+        "shards."
     )
     note(f"Next:  reasoning pool check {options.run} --repair")
     return PoolError.exit_status

@@ -62,7 +62,7 @@ def run(options: SampleOptions) -> int:
         )
     budget, prices = terms(folder, options.budget, options.prices)
     engine = engine_on(options.cluster, options.engine)
-    for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
+    for text in warnings(options, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"sample {engine.model.partition('@')[0]}")
     with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:

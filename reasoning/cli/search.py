@@ -78,7 +78,7 @@ def run(options: SearchOptions) -> int:
     budget, prices = terms(folder, options.budget, options.prices)
     stored(folder / "solutions.jsonl")  # a damaged one is said before anything is spent
     engine = engine_on(options.cluster, options.engine)
-    for text in warnings(options.engine, getattr(engine, "tokenizer", None), problems, sampling):
+    for text in warnings(options, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"search {search.name}")
     with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:

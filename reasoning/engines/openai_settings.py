@@ -195,4 +195,8 @@ def advice(failure: Failure, name: str = "", offered: Sequence[str] = ()) -> str
         return "Raise timeout=, lower --max-new-tokens or parallel=, or look at the server's log."
     if "not json" in low or "no choices" in low:
         return "Is base_url that of an OpenAI-compatible server? It mostly ends in /v1."
+    if "an html page" in low:
+        return (
+            "Is base_url that of an OpenAI-compatible server (it mostly ends in /v1)? Else look at its log."
+        )
     return "Look at the server's log; the same command goes on from what is stored."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -223,12 +224,15 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 def error_text(body: Any) -> str:
     """What a server says went wrong, in one line: the forms in use are {"error": {"message": ..}}, {"error": ..},
-    {"message": ..}, {"detail": ..} and plain text."""
+    {"message": ..}, {"detail": ..}, plain text, and a page of HTML (of which the title is told)."""
     while isinstance(body, Mapping):
         found = next((body[k] for k in ("error", "message", "detail") if body.get(k)), None)
         if found is None:
             break
         body = found
+    if isinstance(body, str) and re.match(r"\s*<(!doctype|html)", body, re.IGNORECASE):
+        title = re.search(r"<title>([^<]{0,200})</title>", body, re.IGNORECASE)
+        return f"an HTML page ({shown(title[1], 100)})" if title else "an HTML page"
     return shown(body, 400)
 
 

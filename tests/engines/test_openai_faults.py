@@ -6,6 +6,7 @@ import pytest
 from openai_fake import PLAIN, PROBLEMS, broken_usage, completion, draws, once, total
 
 from reasoning.budget import Budget, Ledger
+from reasoning.engines.openai_wire import error_text
 from reasoning.errors import EngineError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Cost, Draw
@@ -276,3 +277,10 @@ def test_closing_the_generator_hangs_up_and_tells_what_was_under_way(fake, opene
 def test_a_generator_that_was_never_begun_asks_for_nothing(fake, opened):
     opened(fake).generate(draws()).close()
     assert fake.asked == []
+
+
+def test_a_page_of_html_is_told_by_its_title():
+    page = "<!DOCTYPE HTML>\n<html><head><title>Error response</title></head><body><h1>501</h1></body></html>"
+    assert error_text(page) == "an HTML page (Error response)"
+    assert error_text("<html>") == "an HTML page"
+    assert error_text("a < b") == "a < b"

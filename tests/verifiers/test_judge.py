@@ -2,6 +2,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -197,7 +198,7 @@ def dribble(handler, body, number):
 def test_work_that_was_lost_is_charged_at_its_worst_case(answer):
     attempt = Attempt(prompt="p", response="x")
     with JudgeServer(answer) as server:
-        judge = open_verifier(f"judge:{server.url}:model=m,seconds=0.5")
+        judge: Any = open_verifier(f"judge:{server.url}:model=m,seconds=0.5")
         (verdict,) = judge.verify([attempt])
     assert (verdict.score, verdict.status) == (None, "infrastructure")
     assert verdict.scored_tokens == judge.worst_case([attempt])[0]
@@ -207,7 +208,9 @@ def test_work_that_was_lost_is_charged_at_its_worst_case(answer):
 def test_without_usage_the_count_is_within_the_worst_case_and_never_too_low():
     attempts = [Attempt(prompt="né", response="x" * n) for n in (1, 500)]
     with JudgeServer(lambda h, b, n: said("Score: 1")) as server:
-        judge = open_verifier(f"judge:{server.url}:model=m,flops_per_token=2,max_tokens=50,template_tokens=9")
+        judge: Any = open_verifier(
+            f"judge:{server.url}:model=m,flops_per_token=2,max_tokens=50,template_tokens=9"
+        )
         verdicts = judge.verify(attempts)
         tokens, flops = judge.worst_case(attempts)
     assert verdicts[1].scored_tokens - verdicts[0].scored_tokens == 499  # a token for each byte
@@ -237,7 +240,8 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         judge.verify([Attempt(response="x")])
     assert server.keys == [None, "Bearer one", "Bearer two"]
     assert "two" not in judge.name
-    assert vars(open_verifier("judge:http://far:80/v1:model=m").complete)["_key"] == ""
+    far: Any = open_verifier("judge:http://far:80/v1:model=m")
+    assert vars(far.complete)["_key"] == ""
     for options in ("key_env=sk-123abc", "key_env=NOT_SET", "key=sk-123abc"):
         with pytest.raises(VerifierError, match="key_env") as error:
             open_verifier(f"{spec},{options}")

@@ -1,6 +1,7 @@
 """Both directions with TRL itself: our verifiers reward its trainer, and its reward functions verify for us."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,6 @@ def test_a_reward_function_of_trl_is_a_verifier_here(tmp_path):
     own.write_text("from trl.rewards import think_format_reward\n")
     verifier = open_verifier(f"{own}:think_format_reward")
     right, wrong = "<think>2 + 2 = 4</think>4", "4"
-    prompt = [{"role": "user", "content": "2 + 2?"}]
+    prompt: Any = [{"role": "user", "content": "2 + 2?"}]
     verdicts = verifier.verify([Attempt(prompt=prompt, response=text) for text in (right, wrong)])
     assert [v.score for v in verdicts] == [1.0, 0.0]
