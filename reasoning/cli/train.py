@@ -27,6 +27,7 @@ from pathlib import Path
 from reasoning.cli.purse import look_at_ledger
 from reasoning.cli.show import note
 from reasoning.progress import Line, human
+from reasoning.train.distributed import read_environment
 from reasoning.train.loop import train
 from reasoning.train.options import TrainOptions
 
@@ -38,6 +39,8 @@ def run(options: TrainOptions) -> int:
     look_at_ledger(Path(options.run))
     result = train(options, line, log=line.say)
     line.close()
+    if not read_environment()[0].first:
+        return 0  # one of several processes says how it ended
     if result.finished_before and result.summary.get("stopped") == "budget":
         note(
             f"{result.folder}: the budget was spent; a larger --budget goes on from step {result.summary['steps']}."

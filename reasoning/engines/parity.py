@@ -59,6 +59,10 @@ class Parity:
         )
 
 
+Scores = Callable[[Sequence[Chain]], Sequence[NDArray[np.float64]]]
+"""Chains -> log-probabilities (T,) of each one's tokens by a plain forward pass."""
+
+
 def plain_logprobs(module: Any, chain: Chain) -> NDArray[np.float64]:
     """(T,) log-probabilities of ``chain``'s tokens by one forward pass without a cache, temperature applied.
 
@@ -77,9 +81,10 @@ def plain_logprobs(module: Any, chain: Chain) -> NDArray[np.float64]:
         return scores.gather(-1, ids[0, len(chain.prompt_token_ids) :, None])[:, 0].cpu().numpy()
 
 
-def measure(chains: Sequence[Chain], score: Callable[[Chain], NDArray[np.float64]], limit: float) -> Parity:
-    """The log-probabilities that ``chains`` came with against those that ``score`` gives them, (T,) for each."""
-    differences = np.concatenate([np.abs(np.asarray(c.logprobs, np.float64) - score(c)) for c in chains])
+def measure(chains: Sequence[Chain], scores: Scores, limit: float) -> Parity:
+    """The log-probabilities that ``chains`` came with against those that ``scores`` gives them."""
+    own = (np.asarray(chain.logprobs, np.float64) for chain in chains)
+    differences = np.concatenate([np.abs(a - b) for a, b in zip(own, scores(chains), strict=True)])
     return Parity(
         tokens=differences.size,
         mean=float(differences.mean()),
@@ -89,18 +94,27 @@ def measure(chains: Sequence[Chain], score: Callable[[Chain], NDArray[np.float64
     )
 
 
-def check(engine: Engine, module: Any, *, limit: float, advice: str = "") -> Parity:
-    """Draw a few chains from ``engine`` and compare with ``module``, a Hugging Face model with the same weights.
+def by_module(module: Any) -> Scores:
+    """What ``module``, a Hugging Face model, says of chains; it is in evaluation mode meanwhile."""
+
+    def scores(chains: Sequence[Chain]) -> list[NDArray[np.float64]]:
+        training = module.training
+        module.eval()
+        try:
+            return [plain_logprobs(module, chain) for chain in chains]
+        finally:
+            module.train(training)
+
+    return scores
+
+
+def check(engine: Engine, scores: Scores, *, limit: float, advice: str = "") -> Parity:
+    """Draw a few chains from ``engine`` and compare with what a plain forward pass of the same weights says.
 
     limit: mean absolute difference in nats (see LIMITS). Raises EngineError past it; ``advice`` ends the message.
     """
-    training = module.training
-    module.eval()
-    try:
-        chains = [chain for chain in engine.generate(probes(engine)) if chain.token_ids]
-        found = measure(chains, lambda chain: plain_logprobs(module, chain), limit)
-    finally:
-        module.train(training)
+    chains = [chain for chain in engine.generate(probes(engine)) if chain.token_ids]
+    found = measure(chains, scores, limit)
     if not found.holds:
         raise EngineError(
             f"{engine.model} does not draw from its model: log-probabilities differ from a plain forward pass, "

@@ -6,6 +6,7 @@ models' forward passes in forward.py and llama.py. Knows nothing of pools, budge
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -71,8 +72,8 @@ class TransformersEngine:
         self.name = name
         self.model = f"{name}@{version}"
         self._memory_bytes = memory_bytes
-        self._forward = _evaluating(module, lambda: open_forward(module))
         self._threads = Threads()
+        _ = self._forward  # a module that cannot be stepped is refused now
         limit = getattr(module.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         ends = end_ids(tokenizer, getattr(module.generation_config, "eos_token_id", None))
         self._tokens = Tokens(tokenizer, name=name, limit=limit, end_ids=ends, chat=chat)
@@ -127,9 +128,17 @@ class TransformersEngine:
     def set_version(self, version: str) -> None:
         self.model = f"{self.name}@{version}"
 
+    @functools.cached_property
+    def _forward(self) -> Any:
+        return _evaluating(self.module, lambda: open_forward(self.module))
+
     def refresh(self) -> None:
         """Take over the module's weights after they were changed in place (the trainer's job, each step)."""
         self._forward.refresh()
+
+    def release(self) -> None:
+        """Forget what was made of the module to sample from it; sampling makes it anew."""
+        vars(self).pop("_forward", None)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
@@ -192,7 +201,7 @@ class TransformersEngine:
         )
 
     def close(self) -> None:
-        if self._forward.device.type == "cuda":
+        if next(self.module.parameters()).device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _request(self, draw: Draw) -> Request:

@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reasoning.engines import parity as parity_check
 from reasoning.engines.base import ended_by
 from reasoning.engines.memory import free_memory_bytes
@@ -110,7 +112,8 @@ class VLLMEngine:
         max_rows: chains in flight at once (max_num_seqs). max_model_len: tokens of prompt and answer.
         max_batched_tokens: tokens computed in one step (max_num_batched_tokens). memory_gb: GiB for keys and values
         (kv_cache_memory_bytes), else gpu_memory_utilization in (0, 1], else vLLM's default on a GPU and a quarter of
-        the free memory on a CPU. executor: "mp" or "ray" (distributed_executor_backend). lora: folder of an adapter.
+        the free memory on a CPU. executor: "mp", "ray", or "external_launcher" for an engine in
+        each process of torchrun (distributed_executor_backend). lora: folder of an adapter.
         data_parallel_size: above 1 is refused with the way to have it (one vLLM serves one process).
         sleep_mode: lets `sleep` free GPU memory. parity: compare a few chains with a plain float32 forward pass of
         transformers on the CPU, after loading and after each update: "on", "off" (or 0), a limit of its own in nats,
@@ -231,9 +234,11 @@ class VLLMEngine:
         """Replace the weights in place, forget cached prompts, and check parity if that is on; returns what it found.
 
         weights: a folder of safetensors, or (name, tensor) pairs: all of the model's, named as in its checkpoint or
-        as a module of transformers names them. version: the new part of `model` behind the "@", which has to differ
-        from the last (a folder's is the digest of its content). plain: a live module of transformers that has these
-        weights (a trainer's) to check against; without it the check copies the weights into a module of its own.
+        as a module of transformers names them; pairs that tell their ``shapes`` (by name) are read one at a time.
+        version: the new part of `model` behind the "@", which has to differ from the last (a folder's is the digest
+        of its content). plain: a live module of transformers that has these weights (a trainer's) to check against,
+        or a function that scores chains with them (`parity.Scores`); without it the check copies the weights into a
+        module of its own.
 
         Raises UserError, with the old weights still in place, for weights that do not fit or while chains are being
         drawn; EngineError when vLLM fails midway or parity does: then nothing is drawn until a load succeeds.
@@ -249,7 +254,10 @@ class VLLMEngine:
                 f"load_weights: give a version other than {self.version!r}, or chains of old and new weights would "
                 "have the same keys."
             )
-        given = self._layout.complete(weights)
+        given: Iterable[tuple[str, Any]] = self._layout.complete(weights)
+        copied = plain is None and self._plain is not None
+        if copied:
+            given = list(given)
         engine = self.llm.llm_engine
         if engine.vllm_config.parallel_config.world_size > 1:  # they travel to other processes
             given = [(name, tensor.cpu()) for name, tensor in given]
@@ -264,9 +272,15 @@ class VLLMEngine:
         self._rename()
         if self._adapter:  # new base weights unload it
             self._wear(self._adapter)
-        if plain is None and self._plain is not None:
+        if copied and self._plain is not None:
             self._plain.take_over(dict(given))
         return self._confirm(plain)
+
+    def expect(self, parity: str) -> None:
+        """Hold later loads to ``parity``, as in `open`; "auto" leaves quantized weights unchecked."""
+        config = self.llm.llm_engine.model_config
+        mode, limit = parity_check.parse_limit(parity, str(config.dtype).removeprefix("torch."))
+        self._parity = ("off", limit) if mode == "auto" and config.quantization else (mode, limit)
 
     def load_adapter(self, folder: str | Path) -> Parity | None:
         """Take another LoRA adapter in place of the one that the engine was opened with, and check parity if on.
@@ -288,6 +302,11 @@ class VLLMEngine:
             self._plain.wear(folder)
         return self._confirm()
 
+    @property
+    def sleep_mode(self) -> bool:
+        """Whether it can `sleep`."""
+        return bool(self.llm.llm_engine.model_config.enable_sleep_mode)
+
     def sleep(self, level: int = 1) -> None:
         """Give GPU memory back between phases: 1 keeps the weights in the machine's memory, 2 drops them (after
         `wake` they must then be loaded again). Raises UserError where the engine cannot sleep."""
@@ -297,7 +316,7 @@ class VLLMEngine:
                 f"sleep: level must be 1 (weights to the CPU) or 2 (weights dropped), not {level}."
             )
         engine = self.llm.llm_engine
-        if not engine.model_config.enable_sleep_mode:
+        if not self.sleep_mode:
             raise UserError("This engine cannot sleep: that needs a GPU and the option sleep_mode=true.")
         engine.sleep(level)
         self._refusal = f"it sleeps (level {level}): call wake() first"
@@ -404,8 +423,9 @@ class VLLMEngine:
             plain = self._plain.module
         if self._parity[0] == "off" or plain is None:
             return None
+        scores = parity_check.by_module(plain) if isinstance(plain, torch.nn.Module) else plain
         try:
-            self.parity = parity_check.check(self, plain, limit=self._parity[1], advice=_ADVICE)
+            self.parity = parity_check.check(self, scores, limit=self._parity[1], advice=_ADVICE)
         except EngineError:
             self._refusal = "its weights failed the parity check"
             raise

@@ -60,7 +60,7 @@ def open_vllm(source: str, options: dict[str, Any]) -> Opened:
             arguments = unsplit(arguments)
         if local and on_cpu:
             size = weights_bytes(source, options["dtype"])
-            arguments = fit_memory(arguments, size, free_memory_bytes())
+            arguments = fit_memory(arguments, size, free_memory_bytes() // beside_us(options["executor"]))
         layout = Layout.of(config, source if local else _hub_folder(source, revision))
         check_vocabulary(tokenizer, config.get_text_config().vocab_size, source)
         adapter = Adapter.open(options["lora"], layout.shapes) if options["lora"] else None
@@ -93,6 +93,11 @@ def import_vllm() -> Any:
         if error.name != "vllm":
             raise
         raise MissingExtra("vLLM", "vllm", "the engine 'vllm'") from None
+
+
+def beside_us(executor: str) -> int:
+    """Processes of torchrun on this machine, each with an engine of its own; 1 where it started none."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if executor == "external_launcher" else 1
 
 
 def _hub_folder(source: str, revision: str | None) -> Path:

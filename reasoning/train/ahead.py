@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,7 @@ class Ahead:
         self,
         source: Any,
         generator: Generator,
-        weights: Callable[[], Mapping[str, Tensor]],
+        weights: Callable[[], Iterable[tuple[str, Tensor]]],
         staleness: int,
         steps: int,
     ):
@@ -96,7 +96,7 @@ class Ahead:
         return data
 
     def _copy(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+        return {name: tensor.detach().clone() for name, tensor in self.weights()}
 
     def _submit(self, step: int, version: str, weights: dict[str, Tensor] | None) -> None:
         """weights: None for those that are gone; what they drew is read from the pool."""
@@ -107,7 +107,7 @@ class Ahead:
             if weights is None:
                 self.generator.rename(version)
             else:
-                self.generator.load(weights, version)
+                self.generator.load(weights.items(), version)
             self.source.recorded = weights is None
             return self.source.draw(step)
 

@@ -9,6 +9,7 @@ import torch
 from reasoning.engines.transformers import DTYPES, TransformersEngine
 from reasoning.errors import UserError
 from reasoning.train.distributed import ALONE, Ranks
+from reasoning.train.generators import has_own_weights
 from reasoning.train.learner import Learner
 from reasoning.train.objective import Objective
 from reasoning.train.options import TrainOptions
@@ -62,6 +63,7 @@ def open_learner(
         packed=PACKING[options.packing],
         ranks=ranks,
         sharded=sharded,
+        apart=has_own_weights(options.engine),
     )
     learner = Learner(
         policy,
@@ -74,7 +76,9 @@ def open_learner(
         max_new_tokens=options.max_new_tokens,
         micro_tokens=options.micro_tokens,
     )
-    if policy.sampler is not engine.module or kind != torch.float32:
+    if policy.sampler is None:
+        engine.release()  # beside a learner that is wrapped or cut now; it still asks and decodes
+    elif policy.sampler is not engine.module or kind != torch.float32:
         name, _, version = engine.model.partition("@")
         engine = TransformersEngine(
             policy.sampler, engine.tokenizer, name=name, version=version, max_rows=options.max_rows

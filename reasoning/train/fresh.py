@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,22 @@ def new_model(spec: str, texts: Iterable[str], seed: int = 0) -> tuple[Any, Any]
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
     return model, tokenizer
+
+
+def plain_module(like: Any, weights: Mapping[str, Any]) -> Any:
+    """A model of the kind and configuration of ``like``, whatever is wrapped around that, holding ``weights``: all of
+    its parameters by name. They are not copied."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        made: Any = AutoModelForCausalLM.from_config(like.config, dtype=next(iter(weights.values())).dtype)
+    kept = made.state_dict().keys()
+    buffers = {name: buffer.cpu() for name, buffer in like.named_buffers() if name in kept}
+    made.load_state_dict(buffers | dict(weights), strict=False, assign=True)
+    made.tie_weights()
+    made.generation_config = like.generation_config
+    return made
 
 
 def save_folder(folder: Path, model: Any, tokenizer: Any) -> None:

@@ -108,7 +108,7 @@ class _Run:
         check_parent(run, self.parent)
         self.engine, self.learner = open_learner(options, goal, engine, ranks)
         self.policy = self.learner.policy
-        peak = peak_flops(self.policy.sampler)
+        peak = peak_flops(self.policy.device, self.policy.sampled_in)
         self.peak = peak and peak * devices_of(options.engine, ranks)
         self.lineage = first_lineage(options, self.parent.partition("@")[2])
         self.totals = {"sample": 0.0, "update": 0.0}
@@ -142,6 +142,7 @@ class _Run:
             self.engine,
             options.model,
             self.goal.name,
+            self.policy,
             apart=options.asynchronous,
             max_rows=options.max_rows,
         )
@@ -172,7 +173,7 @@ class _Run:
                 self.say(text)
             source = self._source(stream, judges)
             self.steps = (
-                Ahead(source, self.generator, self._weights, options.max_staleness, options.steps)
+                Ahead(source, self.generator, self.policy.weights, options.max_staleness, options.steps)
                 if options.asynchronous
                 else InStep(source)
             )
@@ -188,15 +189,12 @@ class _Run:
         """Whether chains are drawn from the model that is trained."""
         return self.goal.source in ("model", "rationalised") and not self.options.source
 
-    def _weights(self) -> dict[str, Any]:
-        return dict(self.policy.sampler.named_parameters())
-
     def _loop(self, stream: Stream | None) -> tuple[int, str]:
         """(steps that are done, why no more are)."""
         options = self.options
         pass_steps = -(-stream.size // options.problems_per_step) if stream else 0
         if not options.asynchronous:
-            self.generator.load(self._weights(), self.lineage)
+            self.generator.load(self.policy.weights(), self.lineage)
         if self.start == 0 and not any(row["step"] == 0 for row in self.journal.rows):
             first, read = self._measured(0)
             if first:
@@ -240,6 +238,8 @@ class _Run:
         if self.ledger.budget is not None and not data.held and not self.ledger.fits(self._known_cost(data)):
             raise BudgetSpent(self._known_cost(data))
         stale = min(step, self.steps.staleness) if self._draws else 0
+        if not self.options.asynchronous:
+            self.generator.rest()
         made = update(
             self.options,
             self.goal,
@@ -261,7 +261,7 @@ class _Run:
         self.lineage = digest(self.lineage, step)
         self.policy.deliver()
         if not self.options.asynchronous:
-            self.generator.load(self._weights(), self.lineage)
+            self.generator.load(self.policy.weights(), self.lineage)
         metrics = data.metrics | made.metrics
         if data.output_tokens:
             metrics["wasted_token_fraction"] = 1 - made.teaching_tokens / data.output_tokens
@@ -298,7 +298,7 @@ class _Run:
         if not self.held_out:
             return figures, []
         self.steps.drain()
-        self.generator.load(self._weights(), self.lineage)
+        self.generator.load(self.policy.weights(), self.lineage)
         engine, sampling = (
             self.generator.engine,
             Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed + 1),

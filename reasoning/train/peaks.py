@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any
 
 import torch
 
@@ -24,16 +23,12 @@ PEAKS: dict[str, dict[torch.dtype, float]] = {
 sheets. float32 is that of the plain cores, which torch uses unless TF32 is switched on."""
 
 
-def peak_flops(module: Any) -> float | None:
-    """FLOPs per second at most of the device and type of ``module``; None where it is not known. Of a CPU, what its
-    threads reach in a matrix product."""
-    parameter = next(module.parameters())
-    if parameter.device.type == "cpu":
-        return multiplying(parameter.dtype, torch.get_num_threads())
-    if parameter.device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(parameter.device)
-    return of_device(name, parameter.dtype)
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOPs per second at most of ``device`` in ``dtype``; None where it is not known. Of a CPU, what its threads
+    reach in a matrix product."""
+    if device.type == "cpu":
+        return multiplying(dtype, torch.get_num_threads())
+    return of_device(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
 
 
 def of_device(name: str, dtype: torch.dtype) -> float | None:

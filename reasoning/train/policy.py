@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reasoning.flops import ModelShape
+from reasoning.records import Chain
 from reasoning.train.distributed import ALONE, Ranks, fully_sharded, whole
-from reasoning.train.fresh import save_folder
+from reasoning.train.fresh import plain_module, save_folder
 from reasoning.train.logprobs import Scored, can_share, layers_of, recompute_activations, score_rows
 from reasoning.train.lora import (
     adapted,
@@ -34,18 +38,46 @@ MIXED = torch.bfloat16
 """What is computed in with --dtype mixed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What is sampled from, tensor by tensor: iterating yields (name, tensor) by the names and in the order of the
+    plain model's parameters, cut ones put together, an adapter merged, in ``kind``. Each tensor is made when it is
+    asked for, so no second model exists; of a model cut among ranks every rank must go through all of them.
+
+    shapes: of all of them, known beforehand.
+    """
+
+    policy: Policy
+    kind: torch.dtype
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(p.shape) for name, p in self.policy.plain_parameters()}
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        adapter = self.policy.adapter
+        layers = {} if adapter is None else adapted(adapter)
+        for name, parameter in self.policy.plain_parameters():
+            with torch.no_grad():
+                own = merged_weight(layers[name]) if name in layers else whole(parameter)
+                tensor = own.detach().to(self.kind)
+            yield name, tensor
+
+
 class Policy:
     """model: what is trained, in evaluation mode: dropout would make the trained distribution another than the one
     that was sampled from, and a step depend on a random state. With an adapter only that is trained.
 
-    sampler: the module that an engine samples from; the model itself where nothing else is given. `deliver` brings
-        it up to date.
+    sampler: the module that an engine samples from; the model itself where nothing else is given, None where no
+        engine reads a module (vLLM is given `weights`). `deliver` brings it up to date.
+    sampled_in: type of what is sampled from; the model's own where none is given.
     reference: the frozen starting model, where one is needed; with an adapter it is the model without it, and no
         copy.
     value_head: hidden state -> value, float32; trained beside the model.
     autocast: type that products are computed in, where it is not that of the weights.
     sharded: cut all of it among the ranks (FSDP2); low is the type computed in then, where it is another.
     recompute: keep only what goes into each layer for the backward pass.
+    apart: no sampler is kept.
     packed: rows go one behind another without padding. By default where the layers can be computed straight over
         their weights (`straight`), or attention is a kernel that skips what a row does not see; elsewhere it would be
         computed and masked. False goes through the model's own modules, padded.
@@ -56,6 +88,8 @@ class Policy:
         model: Any,
         *,
         sampler: Any | None = None,
+        apart: bool = False,
+        sampled_in: torch.dtype | None = None,
         reference: Any | None = None,
         value_head: nn.Module | None = None,
         adapter: Any | None = None,
@@ -67,7 +101,8 @@ class Policy:
         packed: bool | None = None,
     ):
         self.model = model.eval()
-        self.sampler = model if sampler is None else sampler.eval()
+        self.sampler: Any = sampler.eval() if sampler is not None else None if apart else model
+        self.sampled_in = sampled_in or next(model.parameters()).dtype
         self.reference = reference
         self.value_head = value_head
         self.adapter = adapter
@@ -122,20 +157,37 @@ class Policy:
             found |= {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
         return found
 
-    def deliver(self) -> None:
-        """Bring the sampler up to date. Every rank must call it."""
-        if self.sampler is not self.model:
-            self._deliver(self.sampler)
+    def plain_parameters(self) -> list[tuple[str, Tensor]]:
+        """The model's parameters by the names that they have without an adapter; those of an adapter are left out."""
+        named = self.model.named_parameters()
+        return [(n.replace(".base_layer.", "."), p) for n, p in named if ".lora_" not in n]
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """What is sampled from now, as (name, tensor)."""
+        return Weights(self, self.sampled_in) if self.sampler is None else self.sampler.named_parameters()
 
     @torch.no_grad()
-    def _deliver(self, target: nn.Module) -> None:
+    def deliver(self) -> None:
+        """Bring the sampler up to date. Every rank must call it."""
+        if self.sampler is None or self.sampler is self.model:
+            return
         layers = {} if self.adapter is None else adapted(self.adapter)
         trained = {} if self.adapter is not None else dict(self.model.named_parameters())
-        for name, parameter in target.named_parameters():
+        for name, parameter in self.sampler.named_parameters():
             if name in layers:
                 parameter.copy_(merged_weight(layers[name]))
             elif name in trained:
                 parameter.copy_(whole(trained[name]))
+
+    @torch.no_grad()
+    def plain_logprobs(self, chains: Sequence[Chain]) -> list[NDArray[np.float64]]:
+        """Log-probabilities (T,) of each chain's tokens, drawn at temperature 1, one chain a forward. Every rank
+        must call it, with as many chains as it likes."""
+        rows = [Row(c.prompt_token_ids, c.token_ids) for c in chains]
+        most = max(self.ranks.gathered(len(rows)))
+        rows += [Row((0,), (0,))] * (most - len(rows))  # a cut layer is put together by all ranks at once
+        found = [self.score([row], 1.0, False, False).logprobs.double().cpu().numpy() for row in rows]
+        return found[: len(chains)]
 
     def training_flops(self, shape: ModelShape, lengths: Sequence[int]) -> float:
         """Of one forward and backward over rows of these lengths."""
@@ -149,12 +201,16 @@ class Policy:
         and the adapter itself in its folder ``adapter`` as peft writes it.
         write False: only help to put together what is cut among the ranks."""
         kind = next(self.model.parameters()).dtype
-        target = self.sampler
-        if next(target.parameters()).dtype != kind:
-            target = copy.deepcopy(target).to(kind)
-            self._deliver(target)
-        if write:
-            save_folder(folder, target, tokenizer)
+        if self.sampler is not None and next(self.sampler.parameters()).dtype == kind:
+            if write:
+                save_folder(folder, self.sampler, tokenizer)
+        else:  # tensor by tensor, on the CPU: beside the learner a GPU has no room for another model
+            content = {}
+            for name, tensor in Weights(self, kind):
+                if write:
+                    content[name] = tensor.cpu()
+            if write:
+                save_folder(folder, plain_module(self.model, content), tokenizer)
         if self.adapter is not None:
             self._save_adapter(folder / "adapter", write)
 
@@ -213,16 +269,20 @@ def open_policy(
     packed: bool | None = None,
     ranks: Ranks = ALONE,
     sharded: bool = False,
+    apart: bool = False,
 ) -> Policy:
     """The policy around a plain ``model``, which is changed in place.
 
     dtype: "mixed" takes a float32 model, computes its products in bfloat16 and samples from a bfloat16 copy; else
-    it is the type the model has. source: where the model came from. The rest as in `Policy` and `lora.add_adapter`.
+    it is the type the model has. source: where the model came from. apart: what samples keeps weights of its own (see
+    `Policy.weights`), so no module is kept for it. The rest as in `Policy` and `lora.add_adapter`.
     """
     reference = copy.deepcopy(model).eval() if needs_reference and not lora_rank else None
     kind = MIXED if dtype == "mixed" else next(model.parameters()).dtype
     sampler = None
-    if sharded or dtype == "mixed":
+    if apart:
+        pass
+    elif sharded or dtype == "mixed":
         sampler = copy.deepcopy(model).to(kind)
     elif lora_rank:
         # What has no adapter beside it is not copied: it never changes.
@@ -231,12 +291,16 @@ def open_policy(
     if lora_rank:
         adapter = add_adapter(model, lora_rank, lora_alpha, lora_targets, seed, source)
         for name in adapted(adapter):
+            if sampler is None:
+                break
             path, _, last = name.rpartition(".")
-            own = sampler.get_submodule(path)  # pyright: ignore[reportOptionalMemberAccess]
+            own = sampler.get_submodule(path)
             setattr(own, last, nn.Parameter(getattr(own, last).detach().clone(), requires_grad=False))
     return Policy(
         model,
         sampler=sampler,
+        apart=apart,
+        sampled_in=kind,
         reference=reference,
         value_head=value_head,
         adapter=adapter,

@@ -12,6 +12,7 @@ from reasoning.engines.parity import (
     LIMITS,
     Parity,
     PlainCopy,
+    by_module,
     check,
     measure,
     parse_limit,
@@ -29,7 +30,7 @@ def engine():
 
 
 def test_an_engine_agrees_with_its_own_model(engine):
-    found = check(engine, tiny_model(), limit=1e-4)
+    found = check(engine, by_module(tiny_model()), limit=1e-4)
     assert found.holds
     assert found.mean < 1e-5
     assert found.tokens == found.cost.output_tokens > 50
@@ -39,7 +40,7 @@ def test_other_weights_are_found_and_the_figures_named(engine):
     with pytest.raises(
         EngineError, match=r"tiny@0 does not draw from its model.*mean \d.*limit 0\.001\). Do this\."
     ):
-        check(engine, tiny_model(seed=1), limit=1e-3, advice="Do this.")
+        check(engine, by_module(tiny_model(seed=1)), limit=1e-3, advice="Do this.")
 
 
 def test_one_wrong_layer_is_found(engine):
@@ -47,12 +48,12 @@ def test_one_wrong_layer_is_found(engine):
     with torch.no_grad():
         other.model.layers[1].mlp.down_proj.weight.mul_(1.05)
     with pytest.raises(EngineError):
-        check(engine, other, limit=1e-5)
+        check(engine, by_module(other), limit=1e-5)
 
 
 def test_a_training_module_is_put_back_into_training(engine):
     live = tiny_model().train()
-    check(engine, live, limit=1e-3)
+    check(engine, by_module(live), limit=1e-3)
     assert live.training
 
 
@@ -73,7 +74,7 @@ def test_what_holds(mean, worst, holds):
 def test_measure_counts_every_token(engine):
     (draw,) = (Draw(problem, Sampling(max_new_tokens=6), (0, 1)) for problem in problems(1))
     chains = list(engine.generate([draw]))
-    found = measure(chains, lambda chain: np.asarray(chain.logprobs) + 0.25, 0.1)
+    found = measure(chains, lambda chains: [np.asarray(c.logprobs) + 0.25 for c in chains], 0.1)
     assert found.mean == pytest.approx(0.25)
     assert found.worst == pytest.approx(0.25)
     assert found.tokens == sum(len(chain.token_ids) for chain in chains)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import small_runs
+from launch import torchrun
 
 from reasoning.cli import parse
 from reasoning.engines.vllm import VLLMEngine
@@ -45,6 +46,7 @@ def test_a_recipe_is_whole_and_runs(home, path):
             eval_task="word:dev:n=2",
             verifier=f"{home}/reward.py:even",
             engine="transformers",
+            shard="ddp",
             device="cpu",
             dtype="float32",
             steps=2,
@@ -55,6 +57,29 @@ def test_a_recipe_is_whole_and_runs(home, path):
         )
     )
     assert result.summary["steps"] == 2
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "8gpu" in p.stem], ids=lambda p: p.stem)
+def test_a_recipe_of_eight_gpus_runs_on_two_processes(home, path):
+    """By the command in it, with less of everything: cut among the ranks, in bfloat16, and so on."""
+    assert "torchrun --nproc-per-node 8 -m reasoning train --config" in path.read_text()
+    changed = {
+        "model": home / "base" / "model",
+        "task": "word:train:n=16",
+        "eval-task": "word:dev:n=2",
+        "verifier": f"{home}/reward.py:even",
+        "engine": "transformers",
+        "device": "cpu",
+        "steps": 2,
+        "problems-per-step": 3,
+        "chains-per-problem": 4,
+        "minibatch": 8,
+        "max-new-tokens": 24,
+    }
+    flags = [str(x) for name, value in changed.items() for x in (f"--{name}", value)]
+    code, said = torchrun(2, ["train", str(home / f"two-{path.stem}"), "--config", str(path), *flags], home)
+    assert code == 0, said[-3000:]
+    assert (home / f"two-{path.stem}" / "model" / "model.safetensors").is_file()
 
 
 def test_there_are_recipes_for_both_sizes():
