@@ -2,10 +2,11 @@
 
     python -m evals.train_kills [--kills 20] [--seed 0] [--only grpo]
 
-For each setting a run is killed (SIGKILL) at a random moment, started again by the same command, killed again, ...
-until it comes to its end; then a new one begins, until there were so many kills. Every finished run is compared with
-one that was never killed: the weights of RUN/model and RUN/best byte for byte, every chain and verdict in the pool,
-and every figure of every step but those of time. One process, one thread, on a CPU. Also prints what the kills hit.
+For each setting a run is killed (SIGKILL) at a random moment, or some milliseconds into a phase, started again by the
+same command, killed again, ... until it comes to its end; then a new one begins, until there were so many kills.
+Every finished run is compared with one that was never killed: the weights of RUN/model and RUN/best byte for byte,
+every chain and verdict in the pool, and every figure of every step but those of time. One process, one thread, on a
+CPU. Also prints what the kills hit.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ PHASES: list[tuple[str, Any, str]] = [
     ("writing a model", loop, "save_trained"),
     ("writing figures", loop.Journal, "write"),
 ]
+TARGETS = ["", "", *(what for what, _, _ in PHASES)]
+"""When to kill: at any moment, or in a phase, so that short ones are hit too."""
 
 
 def quietly(arguments: list[str]) -> None:
@@ -136,10 +139,17 @@ def kill_again_and_again(folder: Path, setting: str, kills: int, seed: int) -> t
         since = time.monotonic()
         say.close()
         done = met.total() >= kills  # the last run is left alone
-        process.join(None if done else rng.uniform(0.0, seconds))
+        phase, target = "before the first step", "" if done else rng.choice(TARGETS)
+        if target:  # into that phase, and some milliseconds on
+            for word in heard(hear):
+                phase = word or "between two phases"
+                if word == target:
+                    time.sleep(rng.uniform(0.0, 0.03))
+                    break
+        else:
+            process.join(None if done else rng.uniform(0.0, seconds))
         process.kill()
         process.join()
-        phase = "before the first step"
         for word in heard(hear):
             phase = word or "between two phases"
         hear.close()

@@ -29,6 +29,16 @@ def free_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, found no room; on a CPU torch says it in words alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator" in said or "out of memory" in said.lower()
+    )
+
+
 def stored_tensors(folder: str | Path) -> list[tuple[str, tuple[int, ...], str]]:
     """(name, shape, type) of each tensor in the safetensors files of ``folder``; their headers alone are read.
 

@@ -166,8 +166,14 @@ def weights_digest(folder: str | Path) -> str:
 def check_vocabulary(tokenizer: Any, vocab: int, name: str | Path) -> None:
     """Raises UserError for a tokenizer that writes ids a model of ``vocab`` tokens does not have.
 
-    A few added tokens past the end (image marks of a text-only model) are let pass: no text makes them.
+    A few added tokens past the end (image marks of a text-only model) are let pass: no text makes them. Nor for one
+    that has no word at all, which is what transformers makes of a folder without a tokenizer.
     """
+    if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+        raise UserError(
+            f"{name} has no tokenizer (no tokenizer.json or the like in it). Put that of the model it was trained "
+            "from there: AutoTokenizer.from_pretrained(THAT_MODEL).save_pretrained(FOLDER)."
+        )
     beyond = sum(index >= vocab for index in tokenizer.get_vocab().values())
     if beyond > 64 or (tokenizer.eos_token_id or 0) >= vocab:
         raise UserError(

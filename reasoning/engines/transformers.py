@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoning.engines.base import ended_by
 from reasoning.engines.batch import Batch, Finished, Request, StopRule
 from reasoning.engines.forward import open_forward
-from reasoning.engines.memory import GIB, free_memory_bytes, weights_bytes
+from reasoning.engines.memory import GIB, free_memory_bytes, out_of_memory, weights_bytes
 from reasoning.engines.threads import Threads
 from reasoning.engines.tokens import (
     Tokens,
@@ -32,7 +32,7 @@ from reasoning.engines.tokens import (
     shape_of,
     weights_digest,
 )
-from reasoning.errors import UserError
+from reasoning.errors import EngineError, UserError
 from reasoning.progress import bytes_text
 from reasoning.records import Chain, Cost, Draw, Problem, chain_keys, chain_seed
 
@@ -156,7 +156,7 @@ class TransformersEngine:
 
         A stop string counts when it appears in the new text (not across the end of ``prefix``). A chain that
         reaches the model's context ends with "length". Raises UserError for a prompt that fills the context,
-        EngineError for a model whose numbers are not finite.
+        EngineError for a model whose numbers are not finite, and where memory does not suffice.
         """
         requests = [self._request(draw) for draw in draws]
         room = self._memory_bytes or _room(self._forward.device)
@@ -175,13 +175,25 @@ class TransformersEngine:
         try:
             while not batch.done:
                 # Nothing is switched while the caller holds the generator, only within a step.
-                ready.extend(_evaluating(self.module, batch.advance))
+                ready.extend(self._advanced(batch))
                 while ready:
                     yield self._chain(ready.popleft())
         finally:
             reason = ended_by(sys.exception())
             left = [replace(finished, reason=reason) for finished in ready] + batch.stop(reason)
             self._unfinished += [self._chain(finished) for finished in left]
+
+    def _advanced(self, batch: Batch) -> Any:
+        try:
+            return _evaluating(self.module, batch.advance)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            raise EngineError(
+                f"{self.model}: out of memory on {self._forward.device} while sampling, up to {self.max_rows} chains "
+                "side by side. Lower max_rows (--max-rows in training), memory_gb or the longest chain, or take "
+                "dtype=bfloat16."
+            ) from error
 
     def unfinished(self) -> list[Chain]:
         """What `generate` had begun when it was closed or interrupted, or failed: known to the token."""

@@ -20,7 +20,7 @@ import torch
 
 from reasoning.engines import parity as parity_check
 from reasoning.engines.base import ended_by
-from reasoning.engines.memory import free_memory_bytes
+from reasoning.engines.memory import free_memory_bytes, out_of_memory
 from reasoning.engines.parity import Parity, PlainCopy
 from reasoning.engines.tokens import Tokens, end_ids, shape_of, weights_digest
 from reasoning.engines.vllm_chains import Request, sampling_params
@@ -367,9 +367,13 @@ class VLLMEngine:
                 try:
                     outputs = self.llm.llm_engine.step()
                 except Exception as error:
-                    raise EngineError(
-                        f"vLLM failed while sampling: {type(error).__name__}: {error}"
-                    ) from error
+                    said = f"{type(error).__name__}: {error}"
+                    if out_of_memory(error):
+                        said = (
+                            "out of memory. Lower max_rows, max_model_len, memory_gb or gpu_memory_utilization, or "
+                            "leave it more of the device (in training: sleep_mode=true, smaller --micro-tokens)."
+                        )
+                    raise EngineError(f"vLLM failed while sampling: {said}") from error
                 self._finished |= {output.request_id: output for output in outputs if output.finished}
             name = next(iter(self._finished.keys() & pending.keys()), None)
             return None if name is None else self._finished.pop(name)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reasoning.engines.memory import GIB, out_of_memory
 from reasoning.errors import ReasoningError
 from reasoning.train.distributed import local, whole
 from reasoning.train.logprobs import Scored
@@ -106,7 +107,7 @@ class Learner:
         sums = _Sums()
         for forward in self.plan(picked):
             part = [picked[i] for i in forward.rows]
-            with self._memory(part):
+            with self._memory(part, "the forward and backward pass of {} chains"):
                 if part:
                     share = weights[[live[i] for i in forward.rows]]
                     self._loss(part, share, forward.shared, sums).backward()
@@ -118,7 +119,8 @@ class Learner:
         for part in self.policy.ranks.gathered(sums):
             total.absorb(part)
         if not self.policy.sharded:
-            self.policy.ranks.sum_gradients(self.trained().values())
+            with self._room_to_step():
+                self.policy.ranks.sum_gradients(self.trained().values())
         return StepResult(
             total.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
         )
@@ -157,8 +159,29 @@ class Learner:
         return self.objective.kl_in_loss or self.objective.together > 1
 
     @contextlib.contextmanager
-    def _memory(self, rows: Sequence[Row]) -> Iterator[None]:
-        """Out of memory in one line that says what to lower."""
+    def _room_to_step(self) -> Iterator[None]:
+        """As `_memory`, where gradients are summed up and clipped and the optimizer makes what it remembers."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            count = sum(local(p).numel() for p in self.trained().values())
+            lower = [] if self.policy.adapter is not None else ["train an adapter (--lora-rank 16)"]
+            if self.device.type == "cuda":
+                lower.append("take --optimizer adamw_8bit")
+            lower.append("cut the model among more processes (torchrun, --shard fsdp)")
+            if self.policy.sampler is None:
+                lower.append("lower gpu_memory_utilization of --engine vllm, or give it sleep_mode=true")
+            raise ReasoningError(
+                f"Out of memory on {self.device} in the optimizer's step: gradients and what AdamW remembers of "
+                f"{count:,} weights take {12 * count / GIB:.1f} GiB. To need less, {', or '.join(lower)}. The same "
+                "command goes on from the last checkpoint."
+            ) from error
+
+    @contextlib.contextmanager
+    def _memory(self, rows: Sequence[Row], doing: str) -> Iterator[None]:
+        """Out of memory in one line that says what to lower. doing: what, with {} for the number of rows."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -173,7 +196,7 @@ class Learner:
             if self.policy.adapter is None:
                 lower.append("train an adapter, --lora-rank 16")
             raise ReasoningError(
-                f"Out of memory on {self.device} in a training forward of {len(rows)} chains. Lower "
+                f"Out of memory on {self.device} in {doing.format(len(rows))}. Lower "
                 f"{', or '.join(lower)}. The same command goes on from the last checkpoint."
             ) from error
 
@@ -243,7 +266,7 @@ class Learner:
         found: dict[int, Any] = {}
         for forward in self.plan(rows):
             part = [rows[i] for i in forward.rows] or [NOTHING[forward.shared]]
-            with self._memory(part):
+            with self._memory(part, "a forward pass of {} chains"):
                 if reference:
                     logprobs = self.policy.score_reference(part, self.temperature, forward.shared)
                     scored = Scored(logprobs)
@@ -290,14 +313,16 @@ class Learner:
                 "The loss is not finite: look at the clip and KL settings and at the last chains."
             )
         parameters = [p for p in self.trained().values() if p.grad is not None]
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)))
+        with self._room_to_step():
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)))
         if not math.isfinite(norm):
             raise ReasoningError(
                 "The gradient is not finite: lower --lr, or look at the last chains of the run."
             )
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.masters.deliver()
+        with self._room_to_step():
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.masters.deliver()
         size = float(torch.nn.utils.get_total_norm([local(p.detach()) for p in parameters]))
         if not all(self.policy.ranks.gathered(math.isfinite(size))):
             raise ReasoningError("The weights are no longer finite after this step: lower --lr.")
@@ -319,14 +344,6 @@ class Learner:
     def trained(self) -> dict[str, Tensor]:
         """What the optimizers move, by name: parameters, or their float32 copies."""
         return {name: self.masters.get(p) for name, p in self.policy.named_trained().items()}
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch, or Python, found no room; on a CPU torch says it in words alone."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    said = str(error)
-    return "DefaultCPUAllocator" in said or "out of memory" in said.lower()
 
 
 class _Sums:

@@ -73,7 +73,10 @@ def train(
     final = run / "model"
     if (final / "training.json").is_file():
         summary = read_training(final)
-        if summary.get("stopped") != "budget" or summary.get("budget") == options.budget:
+        spent = summary.get("stopped") == "budget"
+        if not spent:  # killed after it had written the model
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        if not spent or summary.get("budget") == options.budget:
             return TrainResult(final, summary, finished_before=True)
     need_trackers(options.track)
     with joined(options.device) as (ranks, device):

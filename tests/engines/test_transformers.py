@@ -1,6 +1,7 @@
 """The embedded engine: the contract on many architectures, batch invariance, and opening folders."""
 
 import random
+import shutil
 from typing import Any
 
 import pytest
@@ -180,6 +181,14 @@ def test_a_tokenizer_of_another_model_is_refused():
         )
 
 
+def test_a_folder_without_a_tokenizer_says_so(folder, tmp_path):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    for path in bare.glob("*token*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"bare has no tokenizer .*save_pretrained"):
+        open_engine(f"transformers:{bare}")
+
+
 def test_an_empty_stop_string_is_refused():
     draw = Draw(problems(1)[0], Sampling(stop=("",)), (0,))
     with pytest.raises(UserError, match="empty stop string"):
@@ -341,12 +350,12 @@ def test_chains_that_end_in_a_step_that_fails_are_paid_for():
     def failing(*arguments):
         calls.append(1)
         if len(calls) == 2:  # the step after the short chains' last token
-            raise RuntimeError("out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return step(*arguments)
 
     engine._forward.step = failing
     told = []
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(EngineError, match=r"tiny@0: out of memory on cpu while sampling.* Lower max_rows"):
         told.extend(engine.generate([short, long]))
     begun = told + engine.unfinished()
     assert len(begun) == 6

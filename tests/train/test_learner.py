@@ -10,7 +10,7 @@ import transformers
 from reasoning.errors import ReasoningError
 from reasoning.train.fresh import new_model
 from reasoning.train.learner import Learner
-from reasoning.train.logprobs import head_logprobs, logprobs_of
+from reasoning.train.logprobs import head_logprobs, logprobs_of, score_rows
 from reasoning.train.objective import PRESETS, objective
 from reasoning.train.optimizers import make_optimizers
 from reasoning.train.policy import Policy
@@ -215,6 +215,19 @@ def test_gradient_does_not_depend_on_micro_batches_or_order(model, reference, ro
         assert relative(got, whole) < 1e-5
 
 
+def clipped_values(model, goal, rows):
+    """Of the tokens of ``rows``, the shares whose value has left the clip, by which of the two errors is larger."""
+    head = value_head(goal)
+    with torch.no_grad():
+        values = score_rows(model, rows, value_head=head).values
+    old = torch.tensor([v for row in rows for v in row.old_values])
+    target = torch.tensor([v for row in rows for v in row.returns])
+    out = (values - old).abs() > goal.value_clip
+    near = old + (values - old).clamp(-goal.value_clip, goal.value_clip)
+    worse = (near - target).square() > (values - target).square()
+    return float((out & worse).float().mean()), float((out & ~worse).float().mean())
+
+
 def test_the_rows_of_these_tests_reach_every_branch(model, rows):
     """Clips bind on both sides, caps bind, and the shared prompt is shared, or the tests above would show less."""
     learner = Learner(
@@ -224,6 +237,9 @@ def test_the_rows_of_these_tests_reach_every_branch(model, rows):
     assert metrics["clip_ratio/low"] > 0.05
     assert metrics["clip_ratio/high"] > 0.05
     assert any(forward.shared for forward in forwards(rows, 8192, True))
+    held, moved = clipped_values(model, PRESETS["ppo"], rows)
+    assert held > 0.1  # tokens whose held value is the worse one: no gradient goes into the value
+    assert moved > 0.1  # tokens outside of the clip whose own value is the worse one
     masked = Learner(copy.deepcopy(model), AXIS_GOALS["token mask"], lr=1e-3)
     assert masked.gradients(of_objective(masked.objective, rows)).metrics["effective_sample_size"] < 0.9
 

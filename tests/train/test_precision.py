@@ -15,11 +15,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from reasoning.engines.memory import out_of_memory
 from reasoning.errors import MissingExtra, ReasoningError, UserError
 from reasoning.train.assemble import loaded_dtype, precision
 from reasoning.train.distributed import Ranks
 from reasoning.train.layout import lay_out
-from reasoning.train.learner import Learner, out_of_memory
+from reasoning.train.learner import Learner
 from reasoning.train.logprobs import logprobs_of, score_rows
 from reasoning.train.objective import objective
 from reasoning.train.optimizers import Masters, make_optimizers
@@ -236,6 +237,34 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(model, rows):
         assert name in said
     with pytest.raises(ReasoningError, match="Out of memory"):
         learner.rescore(rows)
+
+
+def test_out_of_memory_in_the_optimizers_step_says_what_needs_less(model, rows, monkeypatch):
+    learner = Learner(Policy(model), objective("rloo"), lr=1e-3)
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(learner.optimizers[0], "step", full)
+    with pytest.raises(
+        ReasoningError, match=r"in the optimizer's step: .* take 0\.0 GiB.*--lora-rank"
+    ) as caught:
+        learner.step(rows)
+    assert "\n" not in str(caught.value)
+    assert "--shard fsdp" in str(caught.value)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", full)
+    with pytest.raises(ReasoningError, match="in the optimizer's step"):
+        learner.step(rows)
+
+
+def test_out_of_memory_in_the_backward_pass(model, rows, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    learner = Learner(Policy(model), objective("rloo"), lr=1e-3)
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    with pytest.raises(ReasoningError, match=r"in the forward and backward pass of .* Lower --micro-tokens"):
+        learner.step(rows)
 
 
 def test_other_errors_are_not_taken_for_it():
