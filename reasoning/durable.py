@@ -179,6 +179,11 @@ class AppendFile:
         except FileNotFoundError:
             return True
 
+    @property
+    def usable(self) -> bool:
+        """Whether everything in it was acknowledged, and more may be."""
+        return not self._unusable
+
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
         self._newline_first = self._torn(size)
@@ -199,6 +204,10 @@ class AppendFile:
             self._take_back(start)
             raise cannot_write(self.path, e) from e
         self._newline_first = False
+        self.sync()
+
+    def sync(self) -> None:
+        """Wait until what the file holds is on the disk."""
         try:
             os.fsync(self._fd)
         except OSError as e:

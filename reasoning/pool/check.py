@@ -67,7 +67,8 @@ def check(path: str | Path, repair: bool = False) -> CheckReport:
 
 
 def _check_manifest(folder: Folder, report: CheckReport) -> None:
-    if not folder.manifest.exists() and folder.shard_names():
+    unsealed = {path.stem for path in folder.wal_paths()}  # of some the sealing may have begun
+    if not folder.manifest.exists() and folder.shard_names() - unsealed:
         report.damage.append(
             f"{folder.manifest} is missing; its shards are taken in again by the next writer."
         )
@@ -186,7 +187,7 @@ def _check_files(folder: Folder, sealed: dict[str, Sealed], report: CheckReport,
         report.damage += [n for n in reading.notes if "torn record" not in n]
         report.remarks += [n for n in reading.notes if "torn record" in n]
         if not held:
-            report.remarks.append(f"{path.name}: left by a writer that died; the next writer seals it.")
+            report.remarks.append(f"{path.name}: not sealed; the next writer goes on with it or seals it.")
     report.remarks += [f"{path} is no file of the pool: it is not read." for path in folder.strange()]
     for path in folder.shard_paths():
         table, _, name = path.stem.partition("-")

@@ -3,7 +3,8 @@
     pool.json        format and version
     lock             held while the manifest changes
     manifest.jsonl   one line per sealed segment: the commit point of sealing
-    wal/NAME.wal     write-ahead file of a writer that is at work (it holds the file's lock) or that died
+    wal/NAME.wal     write-ahead file of a writer that is at work (it holds the file's lock), or that left it:
+                     because it was small, or because it died
     shards/TABLE-NAME.parquet
     index/           which keys are sealed (see `keyindex`); derived from the shards
     claims/          who is drawing what (see `claims`)
@@ -100,12 +101,28 @@ class Sealed:
 
 
 @dataclass(slots=True)
+class Left:
+    """A segment whose writer is gone, with its file, whose lock we hold. whole: nothing in it is torn or damaged, and
+    its sealing has not begun, so that another writer may go on with it."""
+
+    segment: Segment
+    file: AppendFile
+    whole: bool
+
+
+@dataclass(slots=True)
 class Found:
-    """The segments of a folder. dead: those whose writer is gone, with their files, whose locks we hold."""
+    """The segments of a folder. live: of writers at work; left: of those that are gone."""
 
     sealed: list[Sealed]
     live: list[Segment]
-    dead: list[tuple[Segment, AppendFile]]
+    left: list[Left]
+
+    def youngest(self) -> str:
+        """The name of the last segment, whose rows overrule all others."""
+        return max(
+            (s.name for s in (*self.sealed, *self.live, *(one.segment for one in self.left))), default=""
+        )
 
 
 class Folder:
@@ -243,8 +260,8 @@ class Folder:
         return found
 
     def load(self, repair: bool, own: Collection[str] = ()) -> Found:
-        """All segments but our ``own`` unsealed ones. With ``repair``, what dead writers left behind is locked,
-        so that we alone seal it.
+        """All segments but our ``own`` unsealed ones. With ``repair``, what writers left behind is locked, so that we
+        alone seal it or go on with it.
 
         No lock is needed to read: the shards are listed before the write-ahead files, and these before the
         manifest is read, so one that is sealed and removed in between is in the manifest by then. A shard that
@@ -252,13 +269,15 @@ class Folder:
         """
         shard_names = self.shard_names()
         live: list[Segment] = []
-        dead: list[tuple[Segment, AppendFile]] = []
+        left: list[Left] = []
         for path in self.wal_paths():
             if path.stem not in own:
-                self._read_wal(path, repair, live, dead)
+                self._read_wal(path, repair, live, left)
+        for one in left:
+            one.whole = one.whole and one.segment.name not in shard_names
         sealed = self.sealed()
         for name in sorted(
-            shard_names - {*sealed, *own, *(s.name for s in live), *(s.name for s, _ in dead)}
+            shard_names - {*sealed, *own, *(s.name for s in live), *(one.segment.name for one in left)}
         ):
             with self.locked() if repair else contextlib.nullcontext():
                 if name in self.sealed():
@@ -268,19 +287,17 @@ class Folder:
                     if repair:
                         self.add_line(orphan)
         self._note_missing(sealed)
-        for segment, file in [pair for pair in dead if pair[0].name in sealed]:
-            self.seal(segment, file)  # killed between the manifest's line and the removal of the file
-            file.close()
+        for one in [one for one in left if one.segment.name in sealed]:
+            self.seal(one.segment, one.file)  # killed between the manifest's line and the removal of the file
+            one.file.close()
         self._followed = {n: known for n, known in self._followed.items() if n not in sealed}
         return Found(
             sorted(sealed.values(), key=lambda s: s.name),
             [s for s in live if s.name not in sealed],
-            [(s, file) for s, file in dead if s.name not in sealed],
+            [one for one in left if one.segment.name not in sealed],
         )
 
-    def _read_wal(
-        self, path: Path, repair: bool, live: list[Segment], dead: list[tuple[Segment, AppendFile]]
-    ) -> None:
+    def _read_wal(self, path: Path, repair: bool, live: list[Segment], left: list[Left]) -> None:
         try:
             file = AppendFile(path, create=False, lines=path.suffix == wal.OLD_SUFFIX) if repair else None
         except FileNotFoundError:
@@ -310,7 +327,7 @@ class Folder:
             return
         if reading.refused:
             self.quarantine(path.name, b"".join(reading.refused))
-        dead.append((segment, file))
+        left.append(Left(segment, file, path.suffix == wal.SUFFIX and not reading.notes))
 
     def set_aside(self, path: Path) -> Path:
         """Move a damaged file into quarantine."""

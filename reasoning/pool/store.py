@@ -17,7 +17,7 @@ from reasoning.errors import PoolError
 from reasoning.pool import columns, scan, shards, wal
 from reasoning.pool.admission import admit_verdict, check_text
 from reasoning.pool.claims import Claims
-from reasoning.pool.folder import Folder, Sealed, find_folder
+from reasoning.pool.folder import Folder, Left, Sealed, find_folder
 from reasoning.pool.keyindex import KeyIndex
 from reasoning.pool.rows import sampling_from_json, sampling_json
 from reasoning.pool.sealing import Job, Sealer
@@ -26,6 +26,9 @@ from reasoning.records import Chain, Problem, Sampling
 from verifiers.base import Verdict
 
 SEGMENT_BYTES = 64 << 20
+SMALL_BYTES = 4 << 20
+"""A write-ahead file that is smaller when its writer closes is left as it is, and the next writer goes on with it:
+short runs would else spend more on shards with next to nothing in them than on all the rest."""
 
 
 class Pool:
@@ -33,8 +36,8 @@ class Pool:
 
     Whatever a method wrote is on the disk when it returns. Several processes may write at the same time, each
     into a file of its own; each sees what the others had written when it opened (or last called `refresh`).
-    The last row of a key wins. Full files are sealed into shards by a thread of their own. Safe to use from
-    several threads.
+    The last row of a key wins. Full files are sealed into shards by a thread of their own, at the end too but for a
+    small one, with which the next writer goes on. Safe to use from several threads.
 
     notes: one line for each torn, damaged or missing piece that was found when opening.
     """
@@ -43,6 +46,7 @@ class Pool:
         self.folder = folder
         self.read_only = read_only
         self._segment_bytes = segment_bytes
+        self._small_bytes = min(SMALL_BYTES, segment_bytes)
         self._lock = threading.RLock()
         self._file: AppendFile | None = None
         self._tail = Segment("")
@@ -76,17 +80,36 @@ class Pool:
         return self.folder.notes
 
     def refresh(self) -> None:
-        """See what other processes have written since; seal what dead ones left behind."""
+        """See what other processes have written since; seal what others left behind, or go on with it."""
         with self._lock:
             self._collect()
             own = {*self._pending, self._tail.name}
             found = self.folder.load(repair=not self.read_only, own=own)
             done = {s.name for s in found.sealed}
-            self._segments = [*found.sealed, *found.live, *(s for s, _ in found.dead)]
+            self._segments = [*found.sealed, *found.live]
             self._segments += [s for s in self._pending.values() if s.name not in done]
-            for segment, file in found.dead:
-                self._submit(segment, file)
+            for left in found.left:
+                if not self._go_on(left, found.youngest()):
+                    self._segments.append(left.segment)
+                    self._submit(left.segment, left.file)
             self._forget_views()
+
+    def _go_on(self, left: Left, youngest: str) -> bool:
+        """Make a file that another writer left ours, where it is small and whole. It must be the youngest, so that
+        what is added to it overrules what is there."""
+        if (
+            self._file is not None
+            or not left.whole
+            or left.segment.name != youngest
+            or left.file.size >= self._small_bytes
+        ):
+            return False
+        try:
+            left.file.sync()  # its writer may have been killed before it did: what we build on is on the disk
+        except PoolError:
+            return False
+        self._file, self._tail = left.file, left.segment
+        return True
 
     # ---- writing
 
@@ -177,7 +200,13 @@ class Pool:
             raise failed.pop()
 
     def close(self) -> None:
-        """Seal and let go. When the disk is full the write-ahead file stays, with nothing lost."""
+        """Let go, and seal what is large. When the disk is full the write-ahead file stays, with nothing lost."""
+        with self._lock:
+            file = self._file
+            if file is not None and self._may_stay(file):
+                self._segments.append(self._tail)
+                file.close()
+                self._file, self._tail = None, Segment("")
         try:
             self.seal()
         except PoolError as e:
@@ -185,6 +214,12 @@ class Pool:
         finally:
             self._sealer.give_up()
             self._pending.clear()
+
+    def _may_stay(self, file: AppendFile) -> bool:
+        """Whether our write-ahead file can be left for the next writer to go on with."""
+        if self._tail.empty or not file.usable or file.gone():
+            return False
+        return file.size < self._small_bytes
 
     def __enter__(self) -> Pool:
         return self

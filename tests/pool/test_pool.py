@@ -48,10 +48,12 @@ def chain(problem: Problem = PROBLEMS[0], index: int = 0, text: str = "four", **
 
 
 def full(path: Path, n: int = 3) -> list[Chain]:
+    """A pool that is sealed."""
     chains = [chain(p, i) for p in PROBLEMS for i in range(n)]
     with Pool.open(path) as pool:
         pool.add_problems(PROBLEMS)
         pool.append(chains)
+        pool.seal()
     return chains
 
 
@@ -116,7 +118,7 @@ def test_round_trip_is_exact(tmp_path_factory, text, ids, logprobs, prompt, fini
     pool.add_problems([problem])
     pool.append([stored])
     if sealed:
-        pool.close()
+        pool.seal()
     with Pool.open(path, read_only=True) as again:
         (back,) = again.chains()
         assert again.problems() == {problem.id: problem}
@@ -170,8 +172,65 @@ def test_the_last_row_of_a_key_wins_across_seals_and_writers(tmp_path):
             pool.add_verdicts("v", {chain().key: Verdict(0.0, text)}, oracle=text != "three")
             assert [c.text for c in pool.chains()] == [text]
             assert pool.verdicts("v")[chain().key].answer == text
+            pool.seal()
     assert pool.verifiers() == {"v": False}
     assert len(list(tmp_path.rglob("chains-*.parquet"))) == 3
+
+
+def files(run: Path) -> tuple[list[str], list[str]]:
+    """Names of the segments that are write-ahead files, and of those that are shards."""
+    folder = run / "pool"
+    shards = {p.stem.partition("-")[2] for p in (folder / "shards").iterdir()}
+    return sorted(p.stem for p in (folder / "wal").iterdir()), sorted(shards)
+
+
+def test_a_writer_goes_on_with_a_small_file_that_another_left(tmp_path):
+    for number in range(3):
+        with Pool.open(tmp_path) as pool:
+            pool.add_problems(PROBLEMS)
+            pool.append([chain(index=number), chain(text=str(number))])
+        assert [len(names) for names in files(tmp_path)] == [1, 0]
+    with Pool.open(tmp_path, read_only=True) as pool:
+        assert [(c.index, c.text) for c in pool.chains()] == [(0, "2"), (1, "four"), (2, "four")]
+        assert not pool.notes
+    with Pool.open(tmp_path, segment_bytes=1000) as pool:  # by its measure the file is not small
+        assert len(pool.chains()) == 3
+    assert [len(names) for names in files(tmp_path)] == [0, 1]
+
+
+def test_only_a_whole_file_that_is_the_youngest_is_gone_on_with(tmp_path):
+    with Pool.open(tmp_path) as old, Pool.open(tmp_path) as young:
+        for pool in (old, young):
+            pool.add_problems(PROBLEMS)
+            pool.append([chain()])
+    first, second = files(tmp_path)[0]
+    with Pool.open(tmp_path) as pool:
+        pool.append([chain(text="later")])
+    assert files(tmp_path) == ([second], [first]), (
+        "in the older file the row would not overrule the younger's"
+    )
+    assert [c.text for c in Pool.open(tmp_path, read_only=True).chains()] == ["later"]
+    with (tmp_path / "pool" / "wal" / f"{second}.wal").open("ab") as f:
+        f.write(b"torn")
+    with Pool.open(tmp_path) as pool:
+        assert any("torn record" in n for n in pool.notes)
+        pool.append([chain(text="last")])
+    (third,), sealed = files(tmp_path)
+    assert sealed == [first, second]
+    assert third > second
+    with Pool.open(tmp_path) as pool:
+        assert [c.text for c in pool.chains()] == ["last"]
+        assert not pool.notes
+
+
+def test_a_file_that_a_writer_is_at_work_on_is_left_to_it(tmp_path):
+    with Pool.open(tmp_path) as first, Pool.open(tmp_path) as second:
+        first.add_problems(PROBLEMS)
+        second.refresh()
+        second.append([chain()])
+        assert [len(names) for names in files(tmp_path)] == [2, 0]
+        first.append([chain(index=1)])
+    assert len(Pool.open(tmp_path, read_only=True).chains()) == 2
 
 
 def test_an_unknown_verifier_is_taken_for_an_oracle(tmp_path):
@@ -258,6 +317,7 @@ def test_truncated_manifest_loses_nothing(tmp_path):
         pool.append([chain(index=9)])
         (wal,) = (tmp_path / "pool" / "wal").iterdir()
         data = wal.read_bytes()
+        pool.seal()
     sealed = manifest.read_bytes()
     first = sealed.index(b"\n") + 1
     for cut in (first, first + 1, len(sealed) - 2):
@@ -265,6 +325,7 @@ def test_truncated_manifest_loses_nothing(tmp_path):
         wal.write_bytes(data)
         with Pool.open(tmp_path) as again:
             assert again.chains() == sorted([*chains, chain(index=9)], key=lambda c: again_order(c))
+            again.seal()
         assert manifest.read_bytes() == sealed
         assert not wal.exists()
     wal.write_bytes(data)  # killed between the line and the unlink
@@ -281,6 +342,7 @@ def test_a_damaged_shard_is_named_with_what_to_do(tmp_path):
     chains = full(tmp_path)
     with Pool.open(tmp_path) as pool:
         pool.append([chain(index=9)])
+        pool.seal()
     shard = max(tmp_path.rglob("chains-*.parquet"))
     good = shard.read_bytes()
     shard.write_bytes(good[:60] + bytes(b ^ 255 for b in good[60:80]) + good[80:])
@@ -314,6 +376,8 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path, monkeypatch):
     pool.append([chain(index=2)])
     with monkeypatch.context() as m:
         m.setattr(pq, "write_table", lambda *a, **k: full_disk(os.open(os.devnull, os.O_WRONLY), b""))
+        with pytest.raises(PoolError, match="disk is full"):
+            pool.seal()
         pool.close()
     assert "disk is full" in pool.notes[0]
     assert not list(tmp_path.rglob("*.parquet"))
@@ -475,6 +539,7 @@ def test_shards_without_a_line_in_the_manifest_are_taken_in_again(tmp_path, how)
     with Pool.open(tmp_path) as pool:
         pool.append([chain(index=7), chain(index=8, parent="a" * 32)])
         pool.add_verdicts("mine", {chains[0].key: Verdict(1.0)}, oracle=False)
+        pool.seal()
     with Pool.open(tmp_path) as pool:
         everything = pool.chains(continuations=True), pool.problems(), pool.verdicts("mine"), pool.samplings()
         counts = [s.groups() for s in pool._segments]
@@ -586,6 +651,7 @@ def test_a_line_of_the_manifest_that_this_version_does_not_know_is_passed_over(t
         (note,) = pool.notes
         assert f"{manifest}: passed over a line" in note
         pool.append([chain(index=9)])
+        pool.seal()
     assert check(tmp_path).damage == [note]
     manifest.write_bytes(frame_row(row))
     with Pool.open(tmp_path) as pool:
@@ -656,6 +722,7 @@ def test_a_disk_that_fills_up_while_sealing(tmp_path):
         with Pool.open(tmp_path) as again:
             assert again.chains() == acknowledged
             assert not again.notes
+            again.seal()
         assert not list((tmp_path / "pool" / "wal").iterdir())
         assert check(tmp_path).whole
         gc.collect()  # an index that is mapped still, and was merged away, would keep the disk writable

@@ -52,6 +52,7 @@ def test_format_1_is_read_and_then_written_as_2(tmp_path):
     with Pool.open(path) as pool:
         look(pool)
         pool.append([chain(index=9)])
+        pool.seal()
     assert json.loads((path / "pool" / "pool.json").read_text())["format"] == 2
     assert not list((path / "pool" / "wal").iterdir())
     with Pool.open(path, read_only=True) as pool:

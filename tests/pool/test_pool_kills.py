@@ -64,6 +64,12 @@ def test_a_repair_that_is_killed_at_any_moment_saves_what_can_be_saved(tmp_path,
     assert moments > 10
 
 
+def merge_and_seal(sources: list[Path], to: Path) -> None:
+    merge(sources, to)
+    with Pool.open(to) as pool:
+        pool.seal()
+
+
 def test_a_merge_that_is_killed_at_any_moment_is_finished_by_the_same_command(tmp_path):
     sources = [tmp_path / "a", tmp_path / "b"]
     full(sources[0])
@@ -80,9 +86,38 @@ def test_a_merge_that_is_killed_at_any_moment_is_finished_by_the_same_command(tm
 
     merge(sources, tmp_path / "all")
     moments = 0
-    for folder in killed_before_each_change(start, partial(merge, sources), stride=3):
+    for folder in killed_before_each_change(start, partial(merge_and_seal, sources), stride=3):
         merge(sources, folder)
         assert look(folder) == look(tmp_path / "all")
-        assert check(folder).whole
+        report = check(folder)
+        assert report.whole, report.damage
         moments += 1
     assert moments > 10
+
+
+def go_on(folder: Path) -> None:
+    with Pool.open(folder) as pool:
+        pool.append([chain(index=1)])
+        pool.append([chain(text="later")])
+        pool.add_verdicts("math", {chain().key: Verdict(1.0)}, oracle=True)
+
+
+def test_a_writer_that_goes_on_with_anothers_file_is_killed_at_any_moment(tmp_path):
+    start = tmp_path / "start"
+    with Pool.open(start) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain(), chain(index=2)])
+    moments = 0
+    for folder in killed_before_each_change(start, go_on):
+        for _ in range(2):
+            with Pool.open(folder, read_only=True) as pool:
+                indices = [c.index for c in pool.chains()]
+                assert indices in ([0, 2], [0, 1, 2]), "what was there before stays"
+                assert pool.chains()[0].text == "four" or indices == [0, 1, 2], "in the order of writing"
+                assert not pool.verdicts("math") or pool.chains()[0].text == "later"
+            go_on(folder)
+            assert [c.text for c in Pool.open(folder, read_only=True).chains()] == ["later", "four", "four"]
+        report = check(folder)
+        assert report.whole, report.damage
+        moments += 1
+    assert moments > 5

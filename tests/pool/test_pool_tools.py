@@ -35,12 +35,13 @@ def run(path: Path) -> Path:
     with Pool.open(path) as pool:
         pool.add_verdicts("math", {k: Verdict(0.25) for k in VERDICTS}, oracle=True)
         pool.append([chain(index=1, text="näive\n☃ again"), chain(index=9, parent=chain().key)])
+        pool.seal()
     with Pool.open(path) as pool:
         pool.add_verdicts("math", VERDICTS, oracle=True)
         charge = Ledger().charge(Cost(output_tokens=3), 1, phase="sample")
         pool.append([chain(index=5, logprobs=(-math.inf, -0.1, math.nan))], charges=[charge])
         pool.add_model("tiny@1", {"shape": {"layers": 3}})
-        pool._file.close()  # as a dead process would
+    assert [len(list((path / "pool").rglob(f"{what}*"))) for what in ("chains-", "*.wal")] == [2, 1]
     return path
 
 
@@ -313,6 +314,7 @@ def test_one_is_not_many(tmp_path, capsys):
     assert "1 model," in said.out
     assert "1 charge," in said.out
     assert "models" not in said.out
+    assert main(["pool", "seal", str(tmp_path / "b")]) == 0
     assert main(["pool", "check", str(tmp_path / "b")]) == 0
     assert "1 verifier" in capsys.readouterr().out
     manifest = tmp_path / "b" / "pool" / "manifest.jsonl"
