@@ -64,8 +64,10 @@ class Reservation:
             )
         )
 
-    def commit(self, charge: Charge, final: bool = True) -> Charge:
-        self.ledger._commit(self, charge, final)
+    def commit(self, charge: Charge, final: bool = True, *, stored: bool = False) -> Charge:
+        """Write the row. stored: it is on the disk beside the results (see `prepare`), so that no fsync is waited
+        for: should the machine fail, `Ledger.recover` writes what is missing."""
+        self.ledger._commit(self, charge, final, stored)
         return charge
 
     def settle(
@@ -104,7 +106,8 @@ class _Reserved:
 
 class Ledger:
     """What was spent. Thread safe. With ``path`` (a run folder, or a ``.jsonl`` file) every row is on the
-    disk before `Reservation.settle` returns, and a new ledger on the same path goes on with what is left.
+    disk before `Reservation.settle` returns (of a row that is stored beside its results, that copy is), and a new
+    ledger on the same path goes on with what is left.
 
     Tokens, FLOPs, samples and the price of tokens are never overshot. Seconds, and prices by the hour, are known
     only afterwards: once they are spent, nothing more is granted, so the overshoot is at most the call in flight.
@@ -139,6 +142,7 @@ class Ledger:
         self._reserved = _Reserved()
         self._by_the_hour = False
         self._read_only = read_only
+        self._waited = True  # whether the last row is known to be on the disk
         self._file: AppendFile | None = None
         if path is not None:
             path = Path(path)
@@ -378,8 +382,12 @@ class Ledger:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            try:
+                if not self._waited:
+                    self._file.sync()
+            finally:
+                self._file.close()
+                self._file = None
 
     def __enter__(self) -> Ledger:
         return self
@@ -410,11 +418,12 @@ class Ledger:
             name = charge.model or charge.strategy
             self._by_the_hour |= name not in self.prices or bool(self.prices.rate(name).hour)
 
-    def _write(self, charge: Charge) -> None:
+    def _write(self, charge: Charge, wait: bool = True) -> None:
         if self._read_only:
             raise PoolError("This ledger was opened for reading only.")
         if self._file is not None:
-            self._file.append(frame_row(charge.to_json()))
+            self._file.append(frame_row(charge.to_json()), wait=wait)
+            self._waited = wait
         self._add(charge)
 
     def _release(self, held: Reservation) -> None:
@@ -423,11 +432,11 @@ class Ledger:
                 self._hold(held.worst, held.samples, held.price, -1)
                 held.open = False
 
-    def _commit(self, held: Reservation, charge: Charge, final: bool) -> None:
+    def _commit(self, held: Reservation, charge: Charge, final: bool, stored: bool) -> None:
         with self._lock:
             if not held.open:
                 raise ValueError("this reservation is settled or released already")
-            self._write(charge)
+            self._write(charge, wait=not stored)
             rest = Cost(
                 prompt_tokens=max(0, held.worst.tokens - charge.cost.tokens),
                 flops=max(0.0, held.worst.flops - charge.cost.flops),

@@ -69,7 +69,8 @@ class Drawer:
     scoring: for chains that are to be scored, about the most that scoring one chain of a draw costs; it is
     reserved with each chain, at the price of ``scorer``. stepped: called after each step, when its reservation
     is settled, to set aside what scoring its chains really takes. yields: asked whenever chains were stored;
-    when it says so, the drawing ends early, with the rest counted as ``left``.
+    when it says so, the drawing ends early, with the rest counted as ``left``. keys: of a draw's chains, where the
+    caller has them; by default they are worked out.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Drawer:
         stepped: Callable[[], None] | None = None,
         scorer: str = "",
         yields: Callable[[], bool] | None = None,
+        keys: Callable[[Draw], Sequence[str]] | None = None,
     ):
+        self.keys = keys or (lambda draw: draw_keys(draw, engine.model))
         self.scoring = scoring
         self.yields = yields
         self.scorer = scorer
@@ -133,7 +136,9 @@ class Drawer:
 
     def _again(self, step: _Step, attempts: Counter[Want], outcome: Outcome) -> list[Want]:
         """What is to be asked for once more: what failed, and what there was no time for."""
-        again = []
+        again: list[Want] = []
+        if len(step.whole) == len(step.wants):
+            return again
         for key, want in step.wants.items():
             if key in step.whole:
                 continue
@@ -223,7 +228,7 @@ class Drawer:
         keys = {
             key: (index, at)
             for at, draw in parts.items()
-            for index, key in zip(draw.indices, draw_keys(draw, self.engine.model), strict=True)
+            for index, key in zip(draw.indices, self.keys(draw), strict=True)
         }
         return _Step(keys, list(parts.values()))
 
@@ -239,12 +244,13 @@ class Drawer:
             self._settle(arrived, held, now - since, outcome)
             since = now
 
+        monotonic = time.monotonic
         chains = iter(self.engine.generate(step.draws))
         try:
             for chain in chains:
                 self._admit(chain, step)
                 arrived.append(chain)
-                now = time.monotonic()
+                now = monotonic()
                 if len(arrived) >= self.batch_chains or now - since >= self.batch_seconds:
                     settle()
                     step.yielded = self.yields is not None and self.yields()
@@ -270,13 +276,13 @@ class Drawer:
         return unfinished(self.engine)
 
     def _admit(self, chain: Chain, step: _Step) -> None:
-        whole = chain.finish_reason in WHOLE
-        if chain.key not in step.wants or (whole and chain.key in step.whole):
-            raise EngineError(f"{self.engine.model} returned chain {chain.key}, which nobody asked for.")
+        key, whole = chain.key, chain.finish_reason in WHOLE
+        if key not in step.wants or (whole and key in step.whole):
+            raise EngineError(f"{self.engine.model} returned chain {key}, which nobody asked for.")
         if whole:
-            step.whole.add(chain.key)
+            step.whole.add(key)
         elif chain.finish_reason == "failed":
-            step.failed.add(chain.key)
+            step.failed.add(key)
 
     def _settle(self, chains: list[Chain], held: Reservation, seconds: float, outcome: Outcome) -> None:
         """Store and charge ``chains``, which is empty from the moment when they are safe."""
@@ -284,7 +290,7 @@ class Drawer:
             return
         cost = _sum([c.cost for c in chains], seconds)
         whole = [c for c in chains if c.finish_reason in WHOLE]
-        lost = [c for c in chains if c.finish_reason not in WHOLE]
+        lost = [c for c in chains if c.finish_reason not in WHOLE] if len(whole) < len(chains) else []
         failed = sum(c.cost.tokens for c in lost if c.finish_reason == "failed")
         cancelled = sum(c.cost.tokens for c in lost) - failed
         charge = held.prepare(cost, len(whole), cancelled_tokens=cancelled, failed_tokens=failed)
@@ -292,7 +298,7 @@ class Drawer:
             self.pool.append(whole, charges=[charge] if self.ledger.durable else [])
         chains.clear()
         self._tally(outcome, drawn=len(whole), cost=cost)
-        held.commit(charge, final=False)
+        held.commit(charge, final=False, stored=self.pool is not None)
         self.store(whole)
 
     def _tally(self, outcome: Outcome, **more: int | Cost) -> None:

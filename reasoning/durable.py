@@ -31,8 +31,11 @@ def frame(body: bytes) -> bytes:
     return b'{"crc":"%08x","row":%b}\n' % (zlib.crc32(body), body)
 
 
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
 def frame_row(row: Any) -> bytes:
-    return frame(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode())
+    return frame(_encode(row).encode())
 
 
 def unframe(line: bytes) -> bytes | None:
@@ -141,7 +144,8 @@ class Blocks:
 
 
 class AppendFile:
-    """A file that only grows. `append` returns after the fsync; when it raises, nothing of that call counts.
+    """A file that only grows. `append` returns after the fsync, unless its caller does not wait for that; when it
+    raises, nothing of that call counts.
 
     lines: whether records are lines (else blocks, by one writer alone). Raises PoolError for a full disk or any
     other failure to write.
@@ -188,8 +192,9 @@ class AppendFile:
         os.ftruncate(self._fd, size)
         self._newline_first = self._torn(size)
 
-    def append(self, *pieces: bytes | memoryview) -> None:
-        """Write the pieces one after another, as one record or several."""
+    def append(self, *pieces: bytes | memoryview, wait: bool = True) -> None:
+        """Write the pieces one after another, as one record or several. wait: until they are on the disk; else they
+        may get there only with the next `append` or `sync` that waits."""
         if self._unusable:
             raise PoolError(f"{self.path}: not written, because an earlier write failed ({self._unusable}).")
         if self._lines:  # in one piece: others may be writing to the same file
@@ -204,7 +209,8 @@ class AppendFile:
             self._take_back(start)
             raise cannot_write(self.path, e) from e
         self._newline_first = False
-        self.sync()
+        if wait:
+            self.sync()
 
     def sync(self) -> None:
         """Wait until what the file holds is on the disk."""

@@ -124,7 +124,13 @@ def sample(
             budget=budget_text(ledger),
         )
 
-    drawer = Drawer(engine, ledger, pool, show, phase, strategy, batch_chains, batch_seconds)
+    places = {(p.id, p.prompt): at * n for at, p in enumerate(problems)}
+
+    def keys_of(draw: Draw) -> list[str]:
+        at = places[draw.problem.id, draw.problem.prompt]
+        return [keys[at + index] for index in draw.indices]
+
+    drawer = Drawer(engine, ledger, pool, show, phase, strategy, batch_chains, batch_seconds, keys=keys_of)
     show([])
     untouched = ledger.spent.cost == Cost()
     try:
@@ -305,7 +311,7 @@ def verify(
             judged = {c.key: v for c, v in zip(batch, verdicts, strict=False)}
             charge = held.prepare(cost, failed_tokens=unjudged(verdicts))
             pool.add_verdicts(verifier.name, judged, charges=[charge] if ledger.durable else [])
-            held.commit(charge)
+            held.commit(charge, stored=True)
         todo = todo[len(attempts) :]
         report.judged += len(attempts)
         cut = [v for c, v in zip(batch, verdicts, strict=False) if c.truncated]

@@ -279,7 +279,7 @@ class _Run:
             if self.pool is not None:
                 charges = [charge] if self.ledger.durable else []
                 self.pool.add_verdicts(scorer.name, judged, charges=charges)
-            held.commit(charge)
+            held.commit(charge, stored=self.pool is not None)
         self.verdicts.update(judged)
         return True
 

@@ -187,6 +187,36 @@ def test_recover_writes_only_its_own_missing_rows(tmp_path):
         assert again.spent.cost.output_tokens == 23
 
 
+def test_only_a_row_that_is_stored_beside_its_results_is_not_waited_for(tmp_path, monkeypatch):
+    waits = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (waits.append(fd), real(fd)))
+    ledger = Ledger(Budget(tokens=100), tmp_path)
+    held = ledger.reserve(tokens(50), phase="sample")
+    assert held is not None
+    file, size = tmp_path / "ledger.jsonl", (tmp_path / "ledger.jsonl").stat().st_size
+    waits.clear()
+    stored = [held.commit(held.prepare(tokens(n), 1), final=False, stored=True) for n in (1, 2)]
+    assert not waits
+    assert file.stat().st_size > size
+    held.settle(tokens(3))
+    assert len(waits) == 1, "which is waited for brings those before it to the disk"
+    ledger.close()
+    assert len(waits) == 1
+    data = file.read_bytes()
+    ledger = Ledger(Budget(tokens=100), tmp_path)
+    waits.clear()
+    ledger.reserve(tokens(4), phase="sample").commit(stored[0], stored=True)  # type: ignore[union-attr]
+    ledger.close()
+    assert len(waits) == 1, "what was not waited for is, at the end"
+    for cut in range(size, len(data)):  # the machine failed, and the disk has only so much of it
+        file.write_bytes(data[:cut])
+        with Ledger(Budget(tokens=100), tmp_path) as again:
+            again.recover(stored)
+            assert again.spent.cost.output_tokens in (3, 6)
+            assert {c.id for c in again.charges} >= {c.id for c in stored}
+
+
 def test_threads_never_overshoot_by_a_token():
     budget = Budget(tokens=20_000, flops=230_000.0, samples=900)
     ledger = Ledger(budget)

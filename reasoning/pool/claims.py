@@ -25,7 +25,7 @@ import numpy as np
 
 from reasoning.durable import cannot_write, try_lock
 from reasoning.pool.columns import key_numbers
-from reasoning.pool.keyindex import Part, in_order
+from reasoning.pool.keyindex import Numbers, Part, in_order
 
 POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 2.0
@@ -61,7 +61,7 @@ class Claims:
             with self._locked():
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 try_lock(self._fd)
-                self._write([], idle=False)
+                self._write(key_numbers([]), idle=False)
         except OSError as e:
             raise cannot_write(self.folder, e) from e
         threading.Thread(target=self._beat, daemon=True, name="pool-claims").start()
@@ -82,13 +82,14 @@ class Claims:
             taken = np.zeros(len(keys), bool)
             for other in others:
                 taken |= other.claimed.contains(numbers)
-            free = [k for k, is_taken in zip(keys, taken.tolist(), strict=True) if not is_taken]
+            free = np.flatnonzero(~taken)
             waiting = sum(other.idle for other in others)
-            mine = free[: -(-len(free) // (1 + waiting))]
-            self._write(mine, idle=not mine)
+            places = free[: -(-len(free) // (1 + waiting))]
+            mine = {keys[int(at)] for at in places}
+            self._write(numbers[:, places], idle=not mine)
             self.company = bool(others)
             self._patience = time.monotonic() + (PATIENCE_SECONDS if waiting else 0.0)
-        return set(mine)
+        return mine
 
     def asked(self) -> bool:
         """Whether another process waits for work, and has had the time to take what was free."""
@@ -108,10 +109,10 @@ class Claims:
         finally:
             os.close(fd)
 
-    def _write(self, keys: Sequence[str], idle: bool) -> None:
-        numbers = in_order(key_numbers(keys)).astype("<u8").tobytes()
-        row = {"idle": idle, "keys": len(keys), "crc": zlib.crc32(numbers), "process": os.getpid()}
-        data = json.dumps(row).encode() + b"\n" + numbers
+    def _write(self, numbers: Numbers, idle: bool) -> None:
+        content = in_order(numbers).astype("<u8").tobytes()
+        row = {"idle": idle, "keys": numbers.shape[1], "crc": zlib.crc32(content), "process": os.getpid()}
+        data = json.dumps(row).encode() + b"\n" + content
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, data, 0)
 

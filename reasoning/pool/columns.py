@@ -147,21 +147,15 @@ def _chain_batch(chains: Sequence[Chain]) -> pa.RecordBatch:
         if set(map(type, text)) - {str}:
             raise TypeError("not text")
     given = [*keys, *filter(None, parents)]
-    if set(map(len, given)) - {32} or not _HEX.fullmatch("".join(given)):
+    if set(map(len, given)) - {32} or _digits(given) is None:
         raise ValueError("not a key")
     distinct = {id(s): s for s in samplings}
     names = {i: sampling_json(s) for i, s in distinct.items()}
     numbers = list(zip(*map(cost_values, costs), strict=True)) or [()] * len(_COSTS)
-    for name, number in zip(COST_FIELDS, numbers, strict=True):
-        if name in _FLOATING and set(map(type, number)) - {float}:
-            raise ValueError("not a float")
-    for count in (index, *(n for name, n in zip(COST_FIELDS, numbers, strict=True) if name not in _FLOATING)):
-        if set(map(type, count)) - {int} or (count and not 0 <= min(count) <= max(count) <= INT64_MAX):
-            raise ValueError("not a count")
     arrays = [
         pa.array(keys, pa.string()),
         _names(problems),
-        pa.array(index, pa.int64()),
+        _counts(index),
         _names(models),
         _names([names[i] for i in map(id, samplings)]),
         pa.array(parents, pa.string()),
@@ -170,31 +164,59 @@ def _chain_batch(chains: Sequence[Chain]) -> pa.RecordBatch:
         _lists(ids, "i", _IDS),
         _lists(logprobs, "d", _FLOATS),
         _shared(prompts),
-        *(pa.array(n, type_) for n, (_, type_) in zip(numbers, _COSTS, strict=True)),
+        *(
+            (_floats if name in _FLOATING else _counts)(n)
+            for name, n in zip(COST_FIELDS, numbers, strict=True)
+        ),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMAS["chains"])
 
 
+def _counts(values: Sequence[int]) -> pa.Array:
+    """Raises ValueError or OverflowError for what is no count (see `admission.is_count`)."""
+    if set(map(type, values)) - {int}:
+        raise ValueError("not a whole number")
+    numbers = np.array(values, np.int64)
+    if numbers.size and numbers.min() < 0:
+        raise ValueError("below 0")
+    return pa.array(numbers)
+
+
+def _floats(values: Sequence[float]) -> pa.Array:
+    if set(map(type, values)) - {float}:
+        raise ValueError("not a float")
+    return pa.array(np.array(values, np.float64))
+
+
 def _names(values: Sequence[str]) -> pa.Array:
-    """A dictionary column; of one name alone where all rows have it."""
-    if len(values) and len(set(values)) == 1:
-        indices = pa.array(np.zeros(len(values), np.int32))
-        return pa.DictionaryArray.from_arrays(indices, pa.array(values[:1], pa.string()))
-    return pa.array(values, pa.string()).dictionary_encode()
+    """A dictionary column, the names in order of first appearance."""
+    place = {name: at for at, name in enumerate(dict.fromkeys(values))}
+    if len(place) == 1:
+        indices = np.zeros(len(values), np.int32)
+    else:
+        indices = np.fromiter(map(place.__getitem__, values), np.int32, len(values))
+    return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(list(place), pa.string()))
 
 
 def _lists(rows: Sequence[Sequence[Any]], code: str, type_: pa.ListType) -> pa.Array:
     """A list column from tuples of numbers; much faster than letting Arrow look at each value. Raises ValueError
     or OverflowError for what is no number of that kind."""
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    if lengths.sum() > 2**31 - 1:
-        raise OverflowError("more than 2^31 numbers in one call")
-    np.cumsum(lengths, out=offsets[1:])
+    return _list_array(list(map(len, rows)), _packed(rows, code), code, type_)
+
+
+def _packed(rows: Sequence[Sequence[Any]], code: str) -> bytes:
     try:
-        packed = b"".join([_packer(code, n)(*row) for n, row in zip(lengths.tolist(), rows, strict=True)])
+        return b"".join([_packer(code, len(row))(*row) for row in rows])
     except struct.error as e:
         raise ValueError(str(e)) from None
+
+
+def _list_array(lengths: list[int], packed: bytes, code: str, type_: pa.ListType) -> pa.Array:
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if len(lengths) and ends[-1] > 2**31 - 1:
+        raise OverflowError("more than 2^31 numbers in one call")
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    offsets[1:] = ends
     flat = np.frombuffer(packed, "<i4" if code == "i" else "<f8")
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, type_.value_type), type=type_)
 
@@ -211,9 +233,8 @@ def _shared(rows: Sequence[tuple[int, ...]]) -> pa.Array:
     first = {number: row for number, row in zip(numbers, rows, strict=True)}
     if 2 * len(first) > len(rows):
         return _lists(rows, "i", _IDS)
-    place = {number: at for at, number in enumerate(first)}
-    indices = np.fromiter(map(place.__getitem__, numbers), np.int32, len(rows))
-    return _lists(list(first.values()), "i", _IDS).take(pa.array(indices))
+    packed = {number: _packed([row], "i") for number, row in first.items()}
+    return _list_array(list(map(len, rows)), b"".join(map(packed.__getitem__, numbers)), "i", _IDS)
 
 
 def _tuples(column: pa.ChunkedArray) -> Iterator[tuple[Any, ...] | None]:
@@ -356,11 +377,21 @@ def key_numbers(keys: Sequence[str]) -> np.ndarray:
 
     Raises ValueError that names the key when one has not 32 hex digits.
     """
-    if not set(map(len, keys)) - {32} and _HEX.fullmatch(joined := "".join(keys)):
-        pairs = np.frombuffer(bytes.fromhex(joined), ">u8").reshape(-1, 2)
+    if not set(map(len, keys)) - {32} and (digits := _digits(keys)) is not None:
+        pairs = np.frombuffer(digits, ">u8").reshape(-1, 2)
         return np.ascontiguousarray(pairs.T.astype(np.uint64))
     bad = next(k for k in keys if not is_key(k))
     raise ValueError(f"a chain's key has 32 hex digits (see chain_key), not {bad!r}")
+
+
+def _digits(keys: Sequence[str]) -> bytes | None:
+    """The bytes that the keys are in hex; None when there is anything but the digits 0-9 and a-f in them."""
+    joined = "".join(keys)
+    try:
+        digits = bytes.fromhex(joined)
+    except ValueError:
+        return None
+    return digits if digits.hex() == joined else None  # capitals and spaces are read too
 
 
 def is_key(text: str) -> bool:

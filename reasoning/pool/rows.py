@@ -45,10 +45,13 @@ def clean_text(text: str) -> str:
     return text
 
 
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
 def json_value(value: Any, where: str) -> str:
     """``value`` as JSON text. Raises UserError when it is none (a set, say), naming ``where``."""
     try:
-        return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+        return _encode(value)
     except (TypeError, ValueError) as e:
         raise UserError(f"{where} cannot be stored: {e}. Use plain JSON values.") from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reasoning.budget import Charge
 from reasoning.pool.columns import (
     SCHEMAS,
     chains_from,
@@ -26,7 +25,7 @@ from reasoning.pool.columns import (
     problems_from,
     verdicts_from,
 )
-from reasoning.records import Chain, Problem
+from reasoning.records import Chain
 from verifiers.base import Verdict
 
 _SMALL, _LARGE = 256, 16_384
@@ -35,6 +34,16 @@ Group = tuple[str, str]
 """(model, sampling as JSON): what `Pool.samplings` and `Pool.summary` count by."""
 Tables = Mapping[str, pa.RecordBatch]
 """One write: rows by table."""
+
+
+UNPACK: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "problems": lambda rows: {p.id: (order, p) for order, p in problems_from(rows)},
+    "models": lambda rows: dict(models_from(rows)),
+    "verifiers": lambda rows: dict(zip(rows["name"].to_pylist(), rows["oracle"].to_pylist(), strict=True)),
+    "charges": lambda rows: {c.id: c for c in charges_from(rows)},
+}
+"""The tables that fit into memory: their rows (a batch or a table) as id -> (order, problem), id -> information,
+verifier -> oracle, id -> charge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +58,34 @@ class Filter:
 
 @dataclass(slots=True)
 class Segment:
-    """Rows of a write-ahead file that is not sealed yet.
-
-    keys: of its chains. problems: id -> (order, problem). oracles: verifier -> oracle. Of the small tables the
-    rows are kept unpacked as well.
-    """
+    """Rows of a write-ahead file that is not sealed yet. keys: of its chains."""
 
     name: str
     keys: set[str] = field(default_factory=set)
-    problems: dict[str, tuple[int, Problem]] = field(default_factory=dict)
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    oracles: dict[str, bool] = field(default_factory=dict)
-    charges: dict[str, Charge] = field(default_factory=dict)
-    counts: Counter[Group] = field(default_factory=Counter)
     new: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
     joined: dict[str, list[pa.Table]] = field(default_factory=dict)
+    counted: Counter[Group] = field(default_factory=Counter)
+    unpacked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unread: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, tables: Tables) -> None:
+    def add(self, tables: Tables, keys: Iterable[str] | None = None) -> None:
+        """keys: of the chains, where they are at hand."""
         for name, batch in tables.items():
             self.new.setdefault(name, []).append(batch)
             if name == "chains":
-                self.keys.update(batch["key"].to_pylist())
-                self.counts.update(groups(batch))
-            elif name == "problems":
-                self.problems.update({p.id: (order, p) for order, p in problems_from(batch)})
-            elif name == "models":
-                self.models.update(models_from(batch))
-            elif name == "verifiers":
-                names, flags = batch["name"].to_pylist(), batch["oracle"].to_pylist()
-                self.oracles.update(zip(names, flags, strict=True))
-            elif name == "charges":
-                self.charges.update((c.id, c) for c in charges_from(batch))
+                self.keys.update(batch["key"].to_pylist() if keys is None else keys)
+            if name == "chains" or name in UNPACK:
+                self.unread.setdefault(name, []).append(batch)
+
+    def small(self, name: str) -> dict[str, Any]:
+        """The nouns of a small table, by their identity (see `UNPACK`). They are kept, and unpacked when first asked
+        for."""
+        with self.lock:
+            found = self.unpacked.setdefault(name, {})
+            for batch in self.unread.pop(name, ()):
+                found.update(UNPACK[name](batch))
+            return found
 
     @property
     def empty(self) -> bool:
@@ -117,8 +122,11 @@ class Segment:
         return dict(verdicts_from(table.filter(pc.field("verifier") == verifier)))
 
     def groups(self) -> Counter[Group]:
-        """How many chains of each group, continuations left out."""
-        return self.counts
+        """How many chains of each group, continuations left out; counted when first asked for."""
+        with self.lock:
+            for batch in self.unread.pop("chains", ()):
+                self.counted.update(groups(batch))
+            return self.counted
 
 
 def _joined(parts: list[pa.Table]) -> pa.Table:
@@ -134,14 +142,14 @@ def groups(rows: pa.RecordBatch | pa.Table) -> Counter[Group]:
     found: Counter[Group] = Counter()
     for batch in [rows] if isinstance(rows, pa.RecordBatch) else rows.to_batches():
         models, samplings = batch["model"], batch["sampling"]
-        roots = np.array([not parent for parent in batch["parent"].to_pylist()], bool)
+        roots = pc.equal(batch["parent"], "")  # type: ignore[reportAttributeAccessIssue]
         if len(models.dictionary) == len(samplings.dictionary) == 1:
-            if count := int(roots.sum()):
+            if count := roots.true_count:
                 found[models.dictionary[0].as_py(), samplings.dictionary[0].as_py()] += count
             continue
         wide = len(samplings.dictionary)
         pairs = models.indices.to_numpy().astype(np.int64) * wide + samplings.indices.to_numpy()
-        numbers, counts = np.unique(pairs[roots], return_counts=True)
+        numbers, counts = np.unique(pairs[roots.to_numpy(zero_copy_only=False)], return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             names = models.dictionary[number // wide].as_py(), samplings.dictionary[number % wide].as_py()
             found[names] += count

@@ -21,7 +21,7 @@ from reasoning.pool.folder import Folder, Left, Sealed, find_folder
 from reasoning.pool.keyindex import KeyIndex
 from reasoning.pool.rows import sampling_from_json, sampling_json
 from reasoning.pool.sealing import Job, Sealer
-from reasoning.pool.segment import Filter, Segment
+from reasoning.pool.segment import UNPACK, Filter, Segment
 from reasoning.records import Chain, Problem, Sampling
 from verifiers.base import Verdict
 
@@ -50,6 +50,7 @@ class Pool:
         self._lock = threading.RLock()
         self._file: AppendFile | None = None
         self._tail = Segment("")
+        self._encoder = wal.Encoder()
         self._segments: list[Sealed | Segment] = []
         self._sealer: Sealer[Segment] = Sealer()
         self._pending: dict[str, Segment] = {}
@@ -149,7 +150,7 @@ class Pool:
             tables = {"chains": columns.chain_batch(chains)} if chains else {}
             if charges:
                 tables["charges"] = columns.charge_batch(charges)
-            self._append(tables)
+            self._append(tables, [c.key for c in chains])
 
     def add_verdicts(
         self,
@@ -227,7 +228,8 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _append(self, tables: Mapping[str, pa.RecordBatch]) -> None:
+    def _append(self, tables: Mapping[str, pa.RecordBatch], keys: Sequence[str] | None = None) -> None:
+        """Write rows. keys: of the chains among them, where they are at hand."""
         if not tables:
             return
         if self.read_only:
@@ -238,8 +240,8 @@ class Pool:
         if self._file is None:
             name, self._file = self.folder.new_wal()
             self._tail = Segment(name)
-        self._file.append(*wal.pieces(tables))
-        self._tail.add(tables)
+        self._file.append(*self._encoder.pieces(tables))
+        self._tail.add(tables, keys)
         if self._file.size >= self._segment_bytes:
             self._rotate()
 
@@ -343,9 +345,9 @@ class Pool:
             rest = list(keys)
             for known in [s.keys for s in self._all() if isinstance(s, Segment)]:
                 rest = [k for k in rest if k not in known]
-            if not rest:
+            if not rest or not len(index := self._sealed_keys()):
                 return rest
-            there = self._sealed_keys().contains(columns.key_numbers(rest)).tolist()
+            there = index.contains(columns.key_numbers(rest)).tolist()
             return [k for k, is_there in zip(rest, there, strict=True) if not is_there]
 
     def keys(self) -> set[str]:
@@ -441,14 +443,6 @@ class Pool:
 def _small(segment: Sealed | Segment, table: str) -> dict[str, Any]:
     """A table that fits into memory, by its key."""
     if isinstance(segment, Segment):
-        return getattr(segment, "oracles" if table == "verifiers" else table)
+        return segment.small(table)
     content = segment.read(table)
-    if content is None:
-        return {}
-    if table == "problems":
-        return {p.id: (order, p) for order, p in columns.problems_from(content)}
-    if table == "models":
-        return dict(columns.models_from(content))
-    if table == "charges":
-        return {c.id: c for c in columns.charges_from(content)}
-    return dict(zip(content["name"].to_pylist(), content["oracle"].to_pylist(), strict=True))
+    return {} if content is None else UNPACK[table](content)

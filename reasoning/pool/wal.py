@@ -30,14 +30,35 @@ _ODD = (ReasoningError, VerifierError, pa.ArrowException, ArithmeticError, Attri
         TypeError, ValueError, binascii.Error)  # fmt: skip
 
 
-def pieces(tables: Tables) -> tuple[bytes, memoryview]:
-    """One write as it goes into the file: (header, content)."""
-    sink = pa.BufferOutputStream()
+_KEPT_BYTES = 8 << 20
+
+
+class Encoder:
+    """Puts writes into the form they have in the file. The memory is used again: fresh memory costs more than the
+    copying does."""
+
+    def __init__(self) -> None:
+        self._buffer = pa.allocate_buffer(0)
+
+    def pieces(self, tables: Tables) -> tuple[bytes, memoryview]:
+        """One write: (header, content). The content is good until the next call."""
+        named = {name: batch.replace_schema_metadata({"table": name}) for name, batch in tables.items()}
+        measure = pa.MockOutputStream()
+        _write(named, measure)
+        size, buffer = measure.size(), self._buffer
+        if buffer.size < size:
+            buffer = pa.allocate_buffer(size)
+            if size <= _KEPT_BYTES:
+                self._buffer = buffer
+        _write(named, pa.FixedSizeBufferWriter(buffer))
+        content = memoryview(buffer)[:size]
+        return block(content), content
+
+
+def _write(tables: Tables, sink: pa.NativeFile) -> None:
     for name, batch in tables.items():
         with pa.ipc.new_stream(sink, _NAMED[name]) as stream:
-            stream.write_batch(batch.replace_schema_metadata({"table": name}))
-    content = memoryview(sink.getvalue())
-    return block(content), content
+            stream.write_batch(batch)
 
 
 def _tables(content: memoryview) -> dict[str, pa.RecordBatch]:

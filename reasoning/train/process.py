@@ -254,6 +254,6 @@ def _judged(
             named = {c.key: v for c, v in zip(part, verdicts, strict=True)}
             charge = held.prepare(cost, failed_tokens=unjudged(verdicts))
             pool.add_verdicts(verifier.name, named, charges=[charge] if ledger.durable else [])
-            held.commit(charge)
+            held.commit(charge, stored=True)
         known = {**known, **named}
     return known

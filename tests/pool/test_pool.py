@@ -246,8 +246,9 @@ def test_malformed_rows_are_refused_whole(tmp_path):
         with pytest.raises(ValueError, match="add_problems comes first"):
             pool.append([chain()])
         pool.add_problems(PROBLEMS)
-        with pytest.raises(ValueError, match="32 hex digits"):
-            pool.append([chain(), chain(key="x")])
+        for key in ("x", "A" * 32, " 0" * 16, "0" * 31 + "g", "é" * 32):
+            with pytest.raises(ValueError, match="32 hex digits"):
+                pool.append([chain(), chain(key=key)])
         with pytest.raises(UserError, match="plain JSON") as e:
             pool.add_problems([PROBLEMS[0], Problem("odd", "q", {1, 2})])
         assert "problem odd" in str(e.value)
