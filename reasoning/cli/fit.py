@@ -3,8 +3,8 @@
   reasoning fit runs/verifier --model runs/base/model --pool runs/grpo --pool runs/expert_iteration \\
       --task word:train:n=4096
   reasoning fit runs/preferred --kind preference --model FOLDER_OR_HUB_ID --preferences pairs.jsonl
-  reasoning fit runs/steps --kind process --steps sentence --model runs/base/model --pool runs/base \\
-      --task word:train:n=512 --rollouts 8
+  reasoning fit runs/steps --kind process --steps sentence --model runs/base/model --pool runs/grpo \\
+      --task word:train:n=4096 --rollouts 8
 
 It never sees a reference when it judges, so best-of-n and weighted majority by it can be deployed; training takes it
 as a reward by --verifier learned:FOLDER.

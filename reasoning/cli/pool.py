@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def check(options: CheckOptions) -> int:
 def query(options: QueryOptions) -> int:
     """One SQL select over a run's pool (DuckDB; extra "query").
 
-      reasoning pool query runs/r "select model, avg(score) from chains join verdicts using (key) group by model"
+      reasoning pool query runs/r "select verifier, avg(score) from verdicts group by verifier"
       reasoning pool query runs/r "select * from problems limit 3" --format jsonl
       reasoning pool query runs/r "describe chains"
 
@@ -132,6 +133,7 @@ def export(options: ExportOptions) -> int:
     which trainers of supervised learning read. Nothing that is there already is overwritten.
     """
     with Pool.open(options.run, read_only=True) as pool:
+        judges = list(pool.verifiers())
         done = export_pool(
             pool,
             options.to,
@@ -144,6 +146,10 @@ def export(options: ExportOptions) -> int:
     if done.without_verdict:
         what = "left out" if options.correct_only else "without a score"
         note(f"{done.without_verdict} chains have no verdict: {what}.")
+    if len(judges) > 1 and not options.verifier:
+        note(
+            f"Without verdicts: the pool has several verifiers. Name one:  --verifier {shlex.quote(judges[0])}"
+        )
     if options.format == "rows":
         note(f"Next:  reasoning import {options.to} RUN   (reads it back)")
     return 0

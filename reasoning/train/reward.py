@@ -220,8 +220,9 @@ def judged_chains(options: FitOptions) -> list[Judged]:
             problems += [known[id] for id in sorted(touched)]
     if not found:
         raise UserError(
-            f"No chain with a verdict of {options.verifier!r} in {', '.join(options.pool)}: run 'reasoning verify' "
-            "there first."
+            f"No chain of the problems of --task has a verdict of {options.verifier!r} in "
+            f"{', '.join(options.pool)}: run 'reasoning verify' there first, or name a run that drew "
+            "chains of these problems."
         )
     if options.eval_task:
         refuse_overlap(problems, load_problems(options.eval_task))
