@@ -115,3 +115,13 @@ def test_a_changed_setting_or_another_model_is_refused(home, monkeypatch):
         base.write_bytes(kept)
     harmless = replace(options, patience=9, keep="best")
     assert train(harmless).resumed_at == 1
+
+
+def test_a_run_killed_between_its_model_and_its_clean_up_is_finished_and_cleaned(home, monkeypatch):
+    options = reinforce(home, "late", steps=2, eval_task="", eval_every=0)
+    killed_in(monkeypatch, loop, "save_trained", 1, options)
+    run = home / "late"
+    assert (run / "model" / "training.json").is_file()
+    assert list((run / "checkpoints").iterdir())
+    assert train(options).finished_before
+    assert not (run / "checkpoints").exists()
