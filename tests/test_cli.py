@@ -62,6 +62,10 @@ def test_verbs_of_the_pool_have_help_of_their_own(capsys):
 
 
 MISTAKES = [
+    (
+        ["sample", "{tmp}/r", "--task", "word:test:n=3", "--engine", "transformers:{model}", "--stop", ""],
+        "An empty stop string",
+    ),
     (["smaple"], "Unknown command 'smaple'. Did you mean 'sample'?"),
     (["sample", "{tmp}/r"], "reasoning sample needs --task"),
     (["sample", "{tmp}/r", "--tsak", "word"], "Did you mean '--task'?"),
@@ -263,7 +267,9 @@ def test_chains_that_were_cut_off_count_as_wrong_everywhere(tmp_path, capsys):
     file.write_text(json.dumps(row) + "\n" + json.dumps(other) + "\n")
     assert main(["import", str(file), str(tmp_path / "two"), "--map", mapping]) == 0
     assert main(["verify", str(tmp_path / "two"), "--verifier", "numeric"]) == 1  # one has no reference
-    assert "1 chains have no verdict" in capsys.readouterr().err
+    assert "1 chains have no verdict (bad_reference: the reference" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "two"), "--verifier", "code"]) == 2
+    assert "code could judge none of the 4 chains" in capsys.readouterr().err
 
 
 def test_sampling_again_draws_nothing_and_more_draws_the_rest(run, model, capsys):

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from reasoning.pool import Pool
 from reasoning.progress import Line
 from reasoning.runfile import write_run
 from reasoning.sampling import verify
-from verifiers import Verifier
+from verifiers import Verdict, Verifier
 from verifiers.rows import verify_rows
 
 UNJUDGED = 1
@@ -71,8 +72,13 @@ def run(options: VerifyOptions) -> int:
         if fit := fitting_flops(verifier):
             pool.add_model(verifier.name, {"verifier": True, "training": {"flops": fit}})
         report = verify(pool, verifier, progress=line, ledger=ledger)
+        example = an_unjudged(pool.verdicts(verifier.name)) if report.missing else ""
     line.close()
     write_run(folder, "verify", asdict(options))
+    if report.judged and report.missing == report.judged:
+        raise UserError(
+            f"{verifier.name} could judge none of the {report.judged} chains of {folder}: {example}."
+        )
     if report.unaffordable:
         note(f"The budget was spent: {report.unaffordable} chains were not judged.")
     share = f"  {report.accuracy:.1%} correct" if report.accuracy is not None and verifier.oracle else ""
@@ -87,11 +93,18 @@ def run(options: VerifyOptions) -> int:
         )
     if report.missing:
         note(
-            f"{report.missing} chains have no verdict (no usable reference, or the verifier failed): left out, "
-            "not taken for wrong. Exit status 1."
+            f"{report.missing} chains have no verdict ({example}): left out, not taken for wrong. Exit status 1."
         )
     note(f"Next:  reasoning curve {folder}")
     return UNJUDGED if report.missing else 0
+
+
+def an_unjudged(verdicts: Mapping[str, Verdict]) -> str:
+    """What stood in the way of one that is missing: its status and reason."""
+    found = next((v for v in verdicts.values() if v.missing), Verdict(None, status="no verdict"))
+    return ": ".join(" ".join(text.split())[:200] for text in (found.status, found.reason) if text).rstrip(
+        "."
+    )
 
 
 def fitting_flops(verifier: Verifier) -> float:

@@ -241,7 +241,9 @@ class Batch:
 
     def _seat(self, where: NDArray[np.int64], request: Request, start: int, end: int) -> None:
         slots, sampling = self.slots, request.sampling
-        slots.alive[where] = True
+        rule = (
+            self.stop_rule(sampling.stop) if sampling.stop else None
+        )  # may refuse, before any chain has begun
         slots.length[where] = len(request.prompt)
         slots.count[where] = 0
         slots.limit[where] = request.limit
@@ -253,7 +255,8 @@ class Batch:
         slots.watched[where] = bool(sampling.stop)
         for slot, name in zip(where, request.names[start:end], strict=True):
             slots.name[slot] = name
-            slots.rule[slot] = self.stop_rule(sampling.stop) if sampling.stop else None
+            slots.rule[slot] = rule
+        slots.alive[where] = True
 
     def _set_rules(self) -> None:
         """Which steps of choosing the present rows need, and with what numbers."""

@@ -190,7 +190,7 @@ def test_a_folder_without_a_tokenizer_says_so(folder, tmp_path):
 
 
 def test_an_empty_stop_string_is_refused():
-    draw = Draw(problems(1)[0], Sampling(stop=("",)), (0,))
+    draw = Draw(problems(1)[0], Sampling(stop=("",)), (0, 1))
     with pytest.raises(UserError, match="empty stop string"):
         list(engine_for("qwen3").generate([draw]))
 
