@@ -241,9 +241,8 @@ class Batch:
 
     def _seat(self, where: NDArray[np.int64], request: Request, start: int, end: int) -> None:
         slots, sampling = self.slots, request.sampling
-        rule = (
-            self.stop_rule(sampling.stop) if sampling.stop else None
-        )  # may refuse, before any chain has begun
+        # First, since it may refuse: no chain has begun then.
+        rule = self.stop_rule(sampling.stop) if sampling.stop else None
         slots.length[where] = len(request.prompt)
         slots.count[where] = 0
         slots.limit[where] = request.limit
