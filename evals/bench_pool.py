@@ -3,7 +3,7 @@
     python -m evals.bench_pool [--chains 40000] [--rounds 5] [--open 100000 1000000 10000000]
 
 Every round writes the same chains (about 2 KB each: text, 80 token ids, 80 log-probabilities) in batches of
-512, each batch durable before the next, in turns: the pool (with sealing, as a run pays it), the pool's
+512, each batch durable before the next, in turns: the pool (all of it sealed), the pool's
 write-ahead part alone, SQLite (write-ahead log, full sync, one commit a batch) and plain JSONL with an fsync
 a batch and no checksums. Every way makes its own rows of the same chains.
 
@@ -95,6 +95,7 @@ def pool(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
         store.add_problems(problems)
         for batch in batches(chains):
             store.append(batch)
+        store.seal()
 
 
 def write_ahead(folder: Path, problems: list[Problem], chains: list[Chain]) -> None:
