@@ -195,6 +195,47 @@ def test_metrics_carry_the_names_of_the_field(home):
     assert any(0 < row["reward"] < 1 for row in rows[1:])
 
 
+def test_one_run_can_carry_every_name(home):
+    """With a penalty towards the starting model and the sampler's mismatch corrected."""
+    options = reinforce(home, "every", "grpo", steps=2, kl="k3", kl_weight=0.01, mismatch="token_truncate")
+    train(options)
+    rows = [json.loads(line) for line in (home / "every" / "metrics.jsonl").read_text().splitlines()]
+    wanted = set(
+        [
+            "reward",
+            "reward_std",
+            "frac_reward_zero_std",
+            "frac_reward_zero_std/all_right",
+            "frac_reward_zero_std/all_wrong",
+            "completions/mean_length",
+            "completions/mean_terminated_length",
+            "completions/clipped_ratio",
+            "entropy",
+            "kl",
+            "clip_ratio/low",
+            "clip_ratio/high",
+            "grad_norm",
+            "lr",
+            "sampling_logp_difference/mean",
+            "sampling_logp_difference/max",
+            "importance_sampling_ratio",
+            "effective_sample_size",
+            "step_time",
+            "tokens_per_second",
+            "mfu",
+            "flops/sample",
+            "flops/update",
+            "wasted_token_fraction",
+            "verifier_seconds",
+            "eval/avg@2",
+            "eval/pass@1",
+            "eval/pass@2",
+            "eval/maj@2",
+        ]
+    )
+    assert not wanted - set().union(*rows)
+
+
 def test_the_first_minibatch_is_on_policy_to_rounding(home):
     train(reinforce(home, "onpolicy", "grpo", steps=4, minibatch=0, chains_per_problem=8))
     name = "sampling_logp_difference/max"
