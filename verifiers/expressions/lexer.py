@@ -125,7 +125,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.ASCII,
 )
-_HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
+_HALF_DAY = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?|(?<=:\d\d)\s*([ap])\.+\s*$", re.IGNORECASE)
 _ORDINAL = re.compile(
     r"(?<=\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|rm)\s*\{)?(?:st|nd|rd|th)\b\}{0,2}"
 )
@@ -174,7 +174,7 @@ def clean(text: str) -> str:
         text = _BRACED_MARK.sub(r"\1", text)
         text = re.sub(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", "{,}", text)
     if text.endswith(("m", ".", "M", "}")):
-        text = _HALF_DAY.sub(r" \1m", text)
+        text = _HALF_DAY.sub(r" \1\2m", text)
     if "\\" in text:
         if "\\over" in text:
             text = _OVER.sub(r"\\frac{\1}{\2}", _WHOLE_OVER.sub(r"\\frac{\1}{\2}", text))
