@@ -170,13 +170,14 @@ PRESETS: dict[str, Objective] = {
         Objective("reinforce_pp", "batch_mean_std", reduce="token_mean"),
         Objective("reinforce_pp_baseline", "group_mean_batch_std", reduce="token_mean"),
         Objective("dpo", "preferred", surrogate="dpo", reduce="sequence_sum", beta=0.1, source="preferences"),
-        Objective("ppo", "gae", reduce="token_mean", lam=0.95, value_weight=0.5, value_clip=0.2),
+        Objective("ppo", "gae", reduce="token_mean", value_weight=0.5, value_clip=0.2),
     )
 }
 """Published methods by name. Sources: sft; expert_iteration (2312.06585 without its restarts), rest_em (2312.06585),
 star (2203.14465), grpo (2402.03300), dr_grpo (2503.20783), dapo (2503.14476), gspo (2507.18071), cispo (2506.13585),
 rloo (2402.14740), reinforce_pp and its form with a group baseline (2501.03262), dpo (2305.18290),
-ppo (1707.06347)."""
+ppo (1707.06347; lam of 1 as in 2503.24290: a new value head knows nothing yet, and less would credit early tokens
+least)."""
 
 
 def objective(name: str, **changes: Any) -> Objective:

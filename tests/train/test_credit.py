@@ -112,3 +112,16 @@ def test_on_policy_gradient_of_a_tabular_policy_is_the_policy_gradient(name):
 def test_every_preset_is_consistent_and_named_by_its_key():
     for name in PRESETS:
         assert objective(name).name == name
+
+
+def test_ppo_with_a_new_value_head_credits_every_token_of_a_chain_alike():
+    """Its values are 0 and the reward comes with the last token: a lambda below 1 would leave the first tokens of a
+    long right chain below the mean, and so push them down."""
+    goal = PRESETS["ppo"]
+    right, wrong = np.zeros(40), np.zeros(40)
+    right[-1] = 1.0
+    found = whitened([gae(r, np.zeros(40), goal.gamma, goal.lam)[0] for r in (right, wrong, wrong)])
+    assert found[0].min() == pytest.approx(found[0].max())
+    assert found[0].min() > 0
+    lower = whitened([gae(r, np.zeros(40), goal.gamma, 0.95)[0] for r in (right, wrong, wrong)])
+    assert lower[0][0] < 0 < lower[0][-1]
