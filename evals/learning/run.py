@@ -19,7 +19,6 @@ from evals.learning.demonstrations import write_demonstrations
 from evals.learning.settings import (
     CHAINS,
     COLD,
-    COMMON,
     LEGS,
     ON_THE_WAY,
     PROBLEMS,
@@ -98,7 +97,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
     settings = {
         "task": asdict(task),
         "preset": asdict(preset),
-        "common": COMMON,
+        "common": preset.common(task.label),
         "cold": COLD,
         "evaluation": [split, PROBLEMS[task.label], CHAINS, ON_THE_WAY, list(LEGS)],
     }
@@ -110,7 +109,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
     started, run = time.process_time(), out / "runs" / name
     base, before = beginning(out, task, seed, split)
     options: dict[str, Any] = {
-        **COMMON,
+        **preset.common(task.label),
         **preset.options,
         "objective": preset.name,
         "model": str(base),

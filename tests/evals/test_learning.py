@@ -23,8 +23,12 @@ from reasoning.train.options import TrainOptions
 def test_every_published_preset_is_compared_and_its_options_exist():
     assert set(PRESETS) == set(OBJECTIVES) - {"sft"}
     for preset in PRESETS.values():
-        options = {**settings.COMMON, **preset.options}
-        TrainOptions(run="r", model="m", task="word:train", objective=preset.name, **options)
+        for task in TASKS:
+            options = {**preset.common(task), **preset.options}
+            TrainOptions(run="r", model="m", task="word:train", objective=preset.name, **options)
+    assert set(settings.GROUPS) <= set(TASKS) == set(settings.PROBLEMS)
+    assert PRESETS["grpo"].common("countdown")["chains_per_problem"] == 16
+    assert PRESETS["expert_iteration"].common("countdown") == settings.COMMON
 
 
 @pytest.mark.parametrize("name", sorted(demonstrations.SHOWN))
