@@ -19,6 +19,7 @@ from evals.learning.demonstrations import write_demonstrations
 from evals.learning.settings import (
     CHAINS,
     COLD,
+    COMMON,
     LEGS,
     ON_THE_WAY,
     PROBLEMS,
@@ -81,9 +82,9 @@ def measured(model: Path, pool: Path, task: TaskSetting, split: str, n: int) -> 
 def beginning(out: Path, task: TaskSetting, seed: int, split: str) -> tuple[Path, list[float]]:
     """The cold start's folder and what it gets right; measured once for all presets."""
     base = cold_start(out, task, seed)
-    kept = base.parent / f"right-{split}-{PROBLEMS[task.label]}x{CHAINS}.json"
+    kept = base.parent / f"right-{split}-{PROBLEMS}x{CHAINS}.json"
     if not kept.is_file():
-        rates = measured(base, base.parent / "eval", task, split, PROBLEMS[task.label])
+        rates = measured(base, base.parent / "eval", task, split, PROBLEMS)
         partial = kept.with_suffix(".partial")
         partial.write_text(json.dumps(rates))
         partial.replace(kept)
@@ -97,9 +98,9 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
     settings = {
         "task": asdict(task),
         "preset": asdict(preset),
-        "common": preset.common(task.label),
+        "common": COMMON,
         "cold": COLD,
-        "evaluation": [split, PROBLEMS[task.label], CHAINS, ON_THE_WAY, list(LEGS)],
+        "evaluation": [split, PROBLEMS, CHAINS, ON_THE_WAY, list(LEGS)],
     }
     if result.is_file():
         found = json.loads(result.read_text())
@@ -109,7 +110,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
     started, run = time.process_time(), out / "runs" / name
     base, before = beginning(out, task, seed, split)
     options: dict[str, Any] = {
-        **preset.common(task.label),
+        **COMMON,
         **preset.options,
         "objective": preset.name,
         "model": str(base),
@@ -136,7 +137,7 @@ def run_preset(out: Path, task: TaskSetting, preset: Preset, seed: int, split: s
             if share == LEGS[-1]:
                 raise
             continue  # a step may take more than this leg has; the next one has more
-        n = PROBLEMS[task.label] if share == LEGS[-1] else ON_THE_WAY
+        n = PROBLEMS if share == LEGS[-1] else ON_THE_WAY
         after = measured(trained.folder, run / "eval", task, split, n)
         points.append(
             {

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-PROBLEMS = {"word": 400, "countdown": 800, "chain_sum": 400, "products": 400, "spell_backward": 400}
-"""Held-out problems before and after: more where gains are small."""
-CHAINS = 4
-"""Chains of each."""
+PROBLEMS, CHAINS = 400, 4
+"""Held-out problems, and chains of each, before and after."""
 ON_THE_WAY = 100
 """Problems of the evaluations between."""
 LEGS = (0.2, 0.5, 1.0)
@@ -102,10 +100,6 @@ class Preset:
     options: dict[str, Any] = field(default_factory=dict)
     pairs: float = 0.0
 
-    def common(self, task: str) -> dict[str, Any]:
-        """What it has in common with others on ``task``; a preset with rounds of its own size keeps its groups."""
-        return COMMON if "problems_per_step" in self.options else COMMON | GROUPS.get(task, {})
-
 
 COMMON: dict[str, Any] = {
     "steps": 10_000,  # the budget ends the run
@@ -117,8 +111,6 @@ COMMON: dict[str, Any] = {
     "checkpoint_every": 1000,  # each leg's end is one
     "log_every": 10_000,
 }
-GROUPS: dict[str, dict[str, Any]] = {"countdown": {"problems_per_step": 8, "chains_per_problem": 16}}
-"""Roll-outs of a step of as many chains, where so few are right that most groups of 8 would be dead."""
 _FROM_THE_START = {"lr": 1.5e-3, "schedule": "cosine", "minibatch": 16}
 """Of presets that begin anew each round, which then has the whole way to go: a higher rate, which falls to 0 within
 the round, and more optimizer steps."""
