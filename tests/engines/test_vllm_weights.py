@@ -70,8 +70,8 @@ class TestLayout:
     def test_a_tied_head_is_always_given_by_name(self, layout):
         module = model(3)
         named, state = (
-            layout.complete(module.named_parameters()),
-            layout.complete(module.state_dict().items()),
+            list(layout.complete(module.named_parameters())),
+            list(layout.complete(module.state_dict().items())),
         )
         assert (
             {name for name, _ in named} == {name for name, _ in state} == {*layout.shapes, "lm_head.weight"}
@@ -80,7 +80,7 @@ class TestLayout:
         assert not any(tensor.requires_grad for _, tensor in named)
 
     def test_an_iterator_will_do(self, layout):
-        assert len(layout.complete(iter(model().named_parameters()))) == len(layout.shapes) + 1
+        assert len(list(layout.complete(iter(model().named_parameters())))) == len(layout.shapes) + 1
 
     def test_names_as_in_the_checkpoint_will_do(self, layout):
         bare = {name.removeprefix("model."): shape for name, shape in layout.stored.items()}
