@@ -220,6 +220,10 @@ class Folder:
                 raise PoolError(f"{file.path}: this file system does not support locks, which a pool needs.")
         return name, file
 
+    def youngest(self) -> str:
+        """The name of the last segment that has a file."""
+        return max((*self.shard_names(), *(p.stem for p in self.wal_paths())), default="")
+
     def wal_paths(self) -> list[Path]:
         return sorted(
             p for p in self.wal.glob("[!.]*") if p.suffix in wal.READERS and _SEGMENT.fullmatch(p.stem)
@@ -446,16 +450,20 @@ class Folder:
                     sealed.rows[name] = table.num_rows
                     if name == "chains":
                         sealed.counts = groups(table)
-                        numbers = key_numbers(table["key"].to_pylist())
-                        keyindex.write_part(self.index, [segment.name], keyindex.in_order(numbers))
                 fsync_folder(self.path / "shards")
                 with self.locked():
                     self.add_line(sealed)
             except (OSError, PoolError) as e:
-                for path in written:
-                    path.unlink(missing_ok=True)
+                if segment.name not in self.sealed():  # else its line is there all the same, and counts
+                    for path in written:
+                        path.unlink(missing_ok=True)
                 raise cannot_write(self.path / "shards", e) if isinstance(e, OSError) else e from e
-            with contextlib.suppress(OSError):  # the index is derived, and does as well in small parts
+            # The index is derived, and does as well without a part or in small ones. Not before the line is there:
+            # until then somebody may go on with the file, and it would get more keys than the part has.
+            with contextlib.suppress(OSError):
+                if segment.keys:
+                    numbers = keyindex.in_order(key_numbers([*segment.keys]))
+                    keyindex.write_part(self.index, [segment.name], numbers)
                 keyindex.merge_parts(self.index)
         file.path.unlink(missing_ok=True)
         fsync_folder(self.wal)

@@ -69,13 +69,17 @@ class Segment:
     unread: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, tables: Tables, keys: Iterable[str] | None = None) -> None:
-        """keys: of the chains, where they are at hand."""
+    def add(self, tables: Tables, keys: Iterable[str] | None = None, unpack: bool = False) -> None:
+        """keys: of the chains, where they are at hand. unpack: small tables at once, so that a row of them that
+        cannot be is told now, by whatever `UNPACK` raises, and nothing is added."""
+        nouns = {name: UNPACK[name](b) for name, b in tables.items() if name in UNPACK} if unpack else {}
         for name, batch in tables.items():
             self.new.setdefault(name, []).append(batch)
             if name == "chains":
                 self.keys.update(batch["key"].to_pylist() if keys is None else keys)
-            if name == "chains" or name in UNPACK:
+            if name in nouns:
+                self.small(name).update(nouns[name])
+            elif name == "chains" or name in UNPACK:
                 self.unread.setdefault(name, []).append(batch)
 
     def small(self, name: str) -> dict[str, Any]:

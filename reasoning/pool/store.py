@@ -50,6 +50,7 @@ class Pool:
         self._lock = threading.RLock()
         self._file: AppendFile | None = None
         self._tail = Segment("")
+        self._begun = False  # whether we have written to the file
         self._encoder = wal.Encoder()
         self._segments: list[Sealed | Segment] = []
         self._sealer: Sealer[Segment] = Sealer()
@@ -89,8 +90,9 @@ class Pool:
             done = {s.name for s in found.sealed}
             self._segments = [*found.sealed, *found.live]
             self._segments += [s for s in self._pending.values() if s.name not in done]
+            youngest = max(found.youngest(), *own)
             for left in found.left:
-                if not self._go_on(left, found.youngest()):
+                if not self._go_on(left, youngest):
                     self._segments.append(left.segment)
                     self._submit(left.segment, left.file)
             self._forget_views()
@@ -109,7 +111,7 @@ class Pool:
             left.file.sync()  # its writer may have been killed before it did: what we build on is on the disk
         except PoolError:
             return False
-        self._file, self._tail = left.file, left.segment
+        self._file, self._tail, self._begun = left.file, left.segment, False
         return True
 
     # ---- writing
@@ -237,9 +239,12 @@ class Pool:
         if self._file is not None and self._file.gone():
             self.notes.append(f"{self._file.path} was removed while it was written: sealed from memory.")
             self._rotate()
+        if self._file is not None and not self._begun and self.folder.youngest() > self._tail.name:
+            self._rotate()  # somebody has written since we took it over, and would overrule us
         if self._file is None:
             name, self._file = self.folder.new_wal()
             self._tail = Segment(name)
+        self._begun = True
         self._file.append(*self._encoder.pieces(tables))
         self._tail.add(tables, keys)
         if self._file.size >= self._segment_bytes:

@@ -91,7 +91,7 @@ def read_blocks(data: bytes, segment: Segment, live: bool = False) -> WalReading
     blocks, reading = Blocks(data, segment.name + SUFFIX, live), WalReading(segment)
     for content in blocks:
         try:
-            segment.add(_tables(content))
+            segment.add(_tables(content), unpack=True)
         except _ODD as e:
             reading.refused.append(block(content) + bytes(content))
             reading.notes.append(

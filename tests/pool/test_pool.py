@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from reasoning.budget import Ledger
 from reasoning.durable import frame_row
 from reasoning.errors import PoolError, UserError
-from reasoning.pool import Pool
+from reasoning.pool import Pool, columns, folder, wal
 from reasoning.pool.check import check
 from reasoning.pool.segment import Segment
 from reasoning.pool.wal import read_blocks
@@ -221,6 +222,100 @@ def test_only_a_whole_file_that_is_the_youngest_is_gone_on_with(tmp_path):
     with Pool.open(tmp_path) as pool:
         assert [c.text for c in pool.chains()] == ["last"]
         assert not pool.notes
+
+
+def test_a_writer_overrules_what_was_written_since_it_took_a_file_over(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.add_verdicts("math", {chain().key: Verdict(0.0)}, oracle=True)
+    with Pool.open(tmp_path) as first:  # goes on with the file, and writes later than others
+        with Pool.open(tmp_path) as second:
+            second.add_verdicts("math", {chain().key: Verdict(0.25)})
+        first.add_verdicts("math", {chain().key: Verdict(1.0)})
+        first.refresh()
+        assert first.verdicts("math") == {chain().key: Verdict(1.0)}
+    with Pool.open(tmp_path, read_only=True) as pool:
+        assert pool.verdicts("math") == {chain().key: Verdict(1.0)}
+
+
+def test_a_file_older_than_what_we_are_sealing_is_not_gone_on_with(tmp_path, monkeypatch):
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+    left = Pool.open(tmp_path)
+    goes_on = threading.Event()
+    with Pool.open(tmp_path, segment_bytes=100) as pool:
+        seal = pool.folder.seal
+        monkeypatch.setattr(pool.folder, "seal", lambda *it: goes_on.wait() and seal(*it))
+        pool.add_verdicts("math", {chain().key: Verdict(0.0)}, oracle=True)  # full: handed to the sealer
+        left.close()
+        pool._small_bytes = 1 << 20
+        pool.refresh()
+        pool.add_verdicts("math", {chain().key: Verdict(1.0)})
+        goes_on.set()
+    assert Pool.open(tmp_path, read_only=True).verdicts("math") == {chain().key: Verdict(1.0)}
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_row_that_cannot_be_read_in_a_file_that_was_left_is_left_out(tmp_path, read_only):
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain()])
+        odd = pa.record_batch([["x"], ['{"of": "a newer version"}']], schema=columns.SCHEMAS["charges"])
+        assert pool._file is not None
+        pool._file.append(*wal.Encoder().pieces({"charges": odd}))
+    for _ in range(2):
+        with Pool.open(tmp_path, read_only=read_only) as pool:
+            assert pool.charges() == []
+            assert pool.chains() == [chain()]
+    with Pool.open(tmp_path, read_only=True) as pool:
+        assert len(pool.notes) == read_only, "what a writer left out is in quarantine"
+        assert (tmp_path / "pool" / "quarantine").exists() != read_only
+
+
+def test_a_failure_behind_the_manifests_line_loses_nothing(tmp_path, monkeypatch):
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain()])
+
+        def broken(path):
+            if path == tmp_path / "pool":  # the last thing before the write-ahead file goes
+                raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as m:
+            m.setattr(folder, "fsync_folder", broken)
+            with pytest.raises(PoolError, match="Input/output"):
+                pool.seal()
+            pool._sealer.give_up()
+    for read_only in (True, False, True):
+        with Pool.open(tmp_path, read_only=read_only) as pool:
+            assert pool.chains() == [chain()]
+            assert not pool.notes
+    assert check(tmp_path).whole
+
+
+def test_the_index_has_the_keys_that_came_after_a_failed_sealing(tmp_path, monkeypatch):
+    with Pool.open(tmp_path) as pool:
+        pool.add_problems(PROBLEMS)
+        pool.append([chain()])
+        with monkeypatch.context() as m:
+            m.setattr(folder.Folder, "add_line", no_room)
+            with pytest.raises(PoolError, match="disk is full"):
+                pool.seal()
+            pool.close()
+    with Pool.open(tmp_path) as pool:
+        pool.append([chain(index=1)])
+        for i in range(8):  # small parts of the index are merged into one
+            with Pool.open(tmp_path) as other:
+                other.append([chain(PROBLEMS[1], i)])
+                other.seal()
+        pool.seal()
+    assert check(tmp_path).whole
+    with Pool.open(tmp_path, read_only=True) as pool:
+        assert pool.missing([chain().key, chain(index=1).key]) == []
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_file_that_a_writer_is_at_work_on_is_left_to_it(tmp_path):
