@@ -58,8 +58,10 @@ def check_same(folder: Path, verb: str, options: Mapping[str, Any], same: Collec
     before = read_run(folder).get(verb, {})
     for name in sorted(same):
         if name in before and before[name] != options.get(name):
+            now = options.get(name)
+            given = f", not {now}" if now not in (None, "", (), []) else ", which is not given now"
             raise UserError(
-                f"{folder} was begun with {flag(name)} {before[name]}, not {options.get(name)}. Give the same "
+                f"{folder} was begun with {flag(name)} {before[name]}{given}. Give the same "
                 "value to go on with it, or another folder to start anew."
             )
 

@@ -69,6 +69,8 @@ MISTAKES = [
     (["smaple"], "Unknown command 'smaple'. Did you mean 'sample'?"),
     (["sample", "{tmp}/r"], "reasoning sample needs --task"),
     (["sample", "{tmp}/r", "--tsak", "word"], "Did you mean '--task'?"),
+    (["train", "{tmp}/r", "--num_generations", "8"], "'--num_generations': here it is --chains-per-problem."),
+    (["curve", "{tmp}/r", "--max-steps=8"], "Unknown option of 'reasoning curve' '--max-steps'."),
     (
         ["sample", "{tmp}/r", "--task", "wrod:test", "--engine", "transformers:{model}"],
         "Did you mean 'word'?",
@@ -213,7 +215,7 @@ def test_rows_of_a_file_and_of_a_pipe_get_a_line_each_in_order(tmp_path, capsys)
     assert "line 3" in lines[2]["reason"]
     err = capsys.readouterr().err
     assert "4 rows: 2 correct" in err
-    assert "2 of 4 rows were not judged" in err
+    assert "2 of 4 rows were not judged (" in err
     piped = subprocess.run(
         [sys.executable, "-m", "reasoning", "verify", "-", "--verifier", "numeric"],
         input=rows.read_bytes(), capture_output=True, check=False,

@@ -19,19 +19,23 @@ from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.errors import VerifierError
 
 _FIELDS = ("attempt", "prompt", "response", "reference", "metadata")
+_OF_TRAINER = ("completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What TRL's trainer passes to a reward function beside texts and columns."""
 
 
 class FunctionVerifier:
     """Wraps ``function``. Scores are clipped to nothing: a value outside [0, 1], NaN, or a list of the wrong
-    length is a status "error" without a score, never a 0.
+    length is a status "error" without a score, never a 0. low, high: what the function returns for the worst and
+    the best; rewards from -1 to 1 become scores by low=-1,high=1.
 
     The vote (`Verdict.answer`) is the answer that the response states, as text; a function that returns
     `Verdict` decides for itself. ``oracle`` is taken to be True unless the function reads neither the
     reference nor other columns.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str = ""):
+    def __init__(self, function: Callable[..., Any], name: str = "", *, low: float = 0.0, high: float = 1.0):
         self.function = function
+        self.low, self.high = low, high
         self.name = name or getattr(function, "__name__", "function")
         try:
             parameters = list(inspect.signature(function).parameters.values())
@@ -43,12 +47,18 @@ class FunctionVerifier:
         self.open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.batched = "completions" in self.names
         required = [p.name for p in parameters if p.default is p.empty and p.name in self.names]
+        if not -math.inf < low < high < math.inf:
+            raise VerifierError(f"{self.name}: low={low:g} must lie below high={high:g}, both finite.")
+        if of_trainer := [n for n in required if n in _OF_TRAINER]:
+            raise VerifierError(
+                f"{self.name}: {of_trainer[0]} comes from TRL's trainer alone, and a verifier is shown texts; give "
+                f"it a default ({of_trainer[0]}=None) or do without it."
+            )
         unfit = [] if self.batched else [n for n in required if n not in _FIELDS]
         if unfit or not self.names:
-            name = repr(unfit[0]) if unfit else "(none)"
+            what = f"parameter {unfit[0]!r} is not known" if unfit else "it has no parameters"
             raise VerifierError(
-                f"{self.name}: parameter {name} is not known; "
-                f"use completions (a batch) or some of {', '.join(_FIELDS)}."
+                f"{self.name}: {what}; use completions (a batch) or some of {', '.join(_FIELDS)}."
             )
         reads = set(self.names) - {"prompt", "prompts", "response", "completions", "completion_ids"}
         self.oracle = self.open_ended or bool(reads)
@@ -69,7 +79,7 @@ class FunctionVerifier:
             result = self.function(**{n: values[n] for n in self.names if n in values})
         except Exception as error:
             return _failed(f"{type(error).__name__}: {error}")
-        return _verdict(result, attempt)
+        return self._verdict(result, attempt)
 
     def _batch(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         columns: dict[str, Any] = {
@@ -92,7 +102,28 @@ class FunctionVerifier:
         if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != len(attempts):
             got = len(results) if isinstance(results, Sequence) else type(results).__name__
             return [_failed(f"returned {got} rewards for {len(attempts)} completions")] * len(attempts)
-        return [_verdict(result, attempt) for result, attempt in zip(results, attempts, strict=True)]
+        return [self._verdict(result, attempt) for result, attempt in zip(results, attempts, strict=True)]
+
+    def _verdict(self, result: Any, attempt: Attempt) -> Verdict:
+        if isinstance(result, Verdict):
+            return result
+        if result is None:
+            return Verdict(None, status="no_judgement", reason="the function returned None")
+        try:
+            value = float(result)
+        except (TypeError, ValueError):
+            return _failed(f"returned {type(result).__name__}, not a number")
+        if not self.low <= value <= self.high:  # NaN neither
+            return _failed(
+                f"returned {value}; a score lies in [{self.low:g}, {self.high:g}]: for rewards from -1 to 1 write "
+                "FILE.py:NAME:low=-1,high=1"
+            )
+        from verifiers.extract import statement
+        from verifiers.normalise import squeeze, unwrap
+
+        found = statement(attempt.response) if isinstance(attempt.response, str) else None
+        score = (value - self.low) / (self.high - self.low)
+        return Verdict(score, squeeze(unwrap(found.text)) if found else None, rule="function")
 
 
 def _as_trl(response: Any, prompt: Any) -> Any:
@@ -102,24 +133,6 @@ def _as_trl(response: Any, prompt: Any) -> Any:
 
 def _failed(reason: str) -> Verdict:
     return Verdict(None, status="error", reason=reason[:300])
-
-
-def _verdict(result: Any, attempt: Attempt) -> Verdict:
-    if isinstance(result, Verdict):
-        return result
-    if result is None:
-        return Verdict(None, status="no_judgement", reason="the function returned None")
-    try:
-        score = float(result)
-    except (TypeError, ValueError):
-        return _failed(f"returned {type(result).__name__}, not a number")
-    if math.isnan(score) or not 0 <= score <= 1:
-        return _failed(f"returned {score}; a score lies in [0, 1]")
-    from verifiers.extract import statement
-    from verifiers.normalise import squeeze, unwrap
-
-    found = statement(attempt.response) if isinstance(attempt.response, str) else None
-    return Verdict(score, squeeze(unwrap(found.text)) if found else None, rule="function")
 
 
 def reward_function(

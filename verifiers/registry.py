@@ -63,12 +63,13 @@ def open_verifier(spec: str, **options: Any) -> Verifier:
         raise VerifierError(f"A verifier is named by text such as 'math' or 'numeric', not {spec!r}.")
     spec = spec.strip()
     code = _USER_CODE.match(spec)
-    if code:
+    terms = [(spec, None)] if spec.startswith("pooled:") else _terms(spec)
+    single = len(terms) == 1 and terms[0][1] is None
+    if code and (single or ("+" in code["path"] and Path(code["path"]).expanduser().is_file())):
         return _open_user_code(
             spec, code["path"], code["name"], {**_options(code["options"] or "", spec), **options}
         )
-    terms = [(spec, None)] if spec.startswith("pooled:") else _terms(spec)
-    if len(terms) > 1 or terms[0][1] is not None:
+    if not single:
         from verifiers.composite import Weighted
 
         if options:
@@ -77,6 +78,8 @@ def open_verifier(spec: str, **options: Any) -> Verifier:
             )
         return Weighted([(open_verifier(term), 1.0 if weight is None else weight) for term, weight in terms])
     name, _, rest = spec.partition(":")
+    if name not in TABLE and name.endswith(".py"):
+        raise VerifierError(f"{spec!r} names a file and no function in it: write {name}:FUNCTION.")
     if name not in TABLE:
         raise VerifierError(unknown_name("verifier", name, TABLE))
     argument, text_options = (rest, {}) if name in _WHOLE_ARGUMENT else _split(rest, spec)
@@ -215,5 +218,10 @@ def _open_user_code(spec: str, path: str, name: str, options: dict[str, Any]) ->
             raise VerifierError(f"{spec!r} is a verifier already; it takes no options.")
         return thing
     if callable(thing):
-        return FunctionVerifier(thing, name=spec, **options)
+        ends = {"low": 0.0, "high": 1.0}
+        for key, value in options.items():
+            if key not in ends:
+                raise VerifierError(unknown_name(f"option of {path}:{name}", key, ends))
+            ends[key] = _convert(value, ends[key], f"{key} of {path}:{name}")
+        return FunctionVerifier(thing, name=spec, **ends)
     raise VerifierError(f"{name} in {path} is {type(thing).__name__}, neither a verifier nor a function.")

@@ -21,12 +21,14 @@ _FIELDS = ("reference", "response", "gold", "answer", "prompt", "metadata", "id"
 
 @dataclass(slots=True)
 class Summary:
-    """Counts over the rows that `verify_rows` has written. seconds: in the verifier, over all rows."""
+    """Counts over the rows that `verify_rows` has written. seconds: in the verifier, over all rows. example: what
+    stood in the way of the first that was not judged."""
 
     rows: int = 0
     correct: int = 0
     missing: int = 0
     seconds: float = 0.0
+    example: str = ""
     statuses: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
 
@@ -34,6 +36,8 @@ class Summary:
         self.rows += 1
         self.correct += verdict.correct
         self.missing += verdict.missing
+        if verdict.missing and not self.example:
+            self.example = f"{verdict.status}: {verdict.reason}" if verdict.reason else verdict.status
         self.statuses[verdict.status] += 1
         if verdict.correct:
             self.rules[verdict.rule or "-"] += 1

@@ -26,6 +26,24 @@ from reasoning.progress import printable
 from verifiers import VerifierError
 
 INTERRUPTED = 130
+ELSEWHERE = {
+    "--batch-size": "--problems-per-step",
+    "--dataset": "--task",
+    "--eval-steps": "--eval-every",
+    "--group-size": "--chains-per-problem",
+    "--learning-rate": "--lr",
+    "--lora-r": "--lora-rank",
+    "--lr-scheduler-type": "--schedule",
+    "--max-completion-length": "--max-new-tokens",
+    "--max-steps": "--steps",
+    "--max-tokens": "--max-new-tokens",
+    "--num-generations": "--chains-per-problem",
+    "--reward": "--verifier",
+    "--reward-funcs": "--verifier",
+    "--save-steps": "--checkpoint-every",
+    "--warmup-ratio": "--warmup",
+}
+"""Flags as other trainers call them, too far from ours for a look at the spelling to find them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +190,12 @@ class Parser(argparse.ArgumentParser):
             first = message.partition(": ")[2].split()[0]
             known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
             if first.startswith("-"):
-                raise unknown(f"option of '{self.prog}'", first.split("=")[0], known, f"{self.prog} --help")
+                name = first.split("=")[0]
+                if (here := ELSEWHERE.get(name.replace("_", "-"))) in known:
+                    raise UserError(
+                        f"Unknown option of '{self.prog}' {name!r}: here it is {here}.  ({self.prog} --help)"
+                    )
+                raise unknown(f"option of '{self.prog}'", name, known, f"{self.prog} --help")
             meant = f"; give it by its name:  {' or '.join(f'{f} {first}' for f in self.lacking)}"
             raise UserError(
                 f"{self.prog}: {first!r} is one argument too many{meant if self.lacking else ''}  "

@@ -47,10 +47,11 @@ def run(options: TrainOptions) -> int:
         )
     elif result.finished_before:
         note(f"{result.folder} is finished already; nothing to do.")
-    elif result.resumed_at is not None:
-        note(f"Resumed after step {result.resumed_at}.")
     flops = result.summary["flops"]
-    print(f"{result.folder}  {options.objective}  {result.summary['steps']} steps  {human(flops)} FLOPs")
+    apart = " without its evaluations" if options.eval_task else ""
+    print(
+        f"{result.folder}  {options.objective}  {result.summary['steps']} steps  {human(flops)} FLOPs{apart}"
+    )
     if best := result.summary.get("best"):
         note(
             f"Best evaluation: {best['figure']:.1%} at step {best['step']} (of equal ones the earliest), kept in "

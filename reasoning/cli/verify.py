@@ -142,5 +142,8 @@ def verify_file(options: VerifyOptions, verifier: Verifier) -> int:
             "gold and answer."
         )
     if summary.missing:
-        note(f"{summary.missing} of {summary.rows} rows were not judged (see their status): exit status 1.")
+        note(
+            f"{summary.missing} of {summary.rows} rows were not judged ({summary.example.rstrip('.')}): exit "
+            "status 1."
+        )
     return UNJUDGED if summary.missing else 0

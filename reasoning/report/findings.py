@@ -10,7 +10,7 @@ import numpy as np
 from reasoning.comparisons import Comparison, find
 from reasoning.curves import Measured
 from reasoning.iso_compute import BreakEven, IsoCompute
-from reasoning.report.words import break_even, percent, short_scorer, si, side
+from reasoning.report.words import break_even, percent, queries, short_scorer, si, side
 
 MOST_OTHERS = 4
 
@@ -33,7 +33,8 @@ def findings(
         *(line for model in measured.models for line in _search(measured, comparisons, model)),
         *_sharpening(measured, comparisons, base, trained),
     ]
-    return found or _others(measured, comparisons) or [_nothing(comparisons)]
+    found = found or _others(measured, comparisons) or [_nothing(comparisons)]
+    return found + _open_or_never(measured, iso)
 
 
 def _others(measured: Measured, comparisons: Sequence[Comparison]) -> list[str]:
@@ -109,13 +110,34 @@ def _bounded(b: BreakEven) -> bool:
 
 def _break_even_line(measured: Measured, base: str, b: BreakEven) -> str:
     fit = min((fit for fit, _ in b.base_ways), default=0.0)
-    fitted = f", whose verifier took {si(fit)} to fit (this training {si(b.training_flops)})" if fit else ""
+    fitted = f", whose verifier took {si(fit)} to fit" if fit else ""
     return (
         f"Training {measured.labels[b.model]} pays for itself from {'about ' if b.queries >= 1 else ''}"
         f"{break_even(b.queries, b.low, b.high)}: {percent(b.accuracy)}% accuracy then takes "
         f"{si(b.trained_flops)} FLOPs a query instead of {si(b.base_flops)} of search with "
-        f"{measured.labels[base]}{fitted}."
+        f"{measured.labels[base]}{fitted} (this training {si(b.training_flops)})."
     )
+
+
+def _open_or_never(measured: Measured, iso: IsoCompute | None) -> list[str]:
+    """Of each training that is not known to pay: whether it does not, or the problems are too few to tell."""
+    return [_not_known_to_pay(measured, iso.base, b) for b in iso.headline if not _bounded(b)] if iso else []
+
+
+def _not_known_to_pay(measured: Measured, base: str, b: BreakEven) -> str:
+    name, target = measured.labels[b.model], f"{percent(b.accuracy)}% accuracy"
+    if math.isfinite(b.low):
+        seen = "as measured never"
+        if b.verdict == "break_even":
+            seen = f"as measured from {break_even(b.queries, math.nan, math.nan)}"
+        least = "the first query" if b.low < 1 else f"{queries(b.low)} queries"
+        return (
+            f"Whether training {name} pays is open: for {target} {seen}, but its 95% interval runs from {least} to "
+            "never. Draw more problems to tell."
+        )
+    searched = f"search with {measured.labels[base]} takes {si(b.base_flops)} FLOPs a query"
+    its = f"{name} {si(b.trained_flops)}" if math.isfinite(b.trained_flops) else f"{name} does not get there"
+    return f"Training {name} does not pay here: for {target} {searched}, and {its}. Search more."
 
 
 def _equal_flops(

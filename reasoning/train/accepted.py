@@ -64,7 +64,10 @@ def read_accepted(
 def _of_pool(pool: Pool, verifier: str, at_least: float, spec: str) -> list[Accepted]:
     known = pool.verifiers()
     if not known:
-        raise UserError(f"{spec}: no chain was judged there yet. Run:  reasoning verify RUN --verifier NAME")
+        run = parse_spec(spec).argument
+        raise UserError(
+            f"{spec}: no chain was judged there yet. Run:  reasoning verify {run} --verifier NAME"
+        )
     if not verifier and len(known) > 1:
         raise UserError(
             f"{spec}: several verifiers judged there; say whose word counts:  {spec}:verifier={next(iter(known))}"

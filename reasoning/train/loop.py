@@ -127,6 +127,7 @@ class _Run:
         if loaded:
             self.start, state = loaded
             self.resumed_at = self.start
+            self.say(f"Resumed after step {self.start}.")
             self.lineage, self.totals, self.tokens = state["lineage"], state["flops"], state["tokens"]
             self.drawing = state["drawing"]
             self.learner.masters.deliver()
@@ -218,6 +219,10 @@ class _Run:
                         f"{human(spent.worst.tokens)} tokens and {human(spent.worst.flops)} FLOPs. Raise it, or "
                         "lower --problems-per-step, --chains-per-problem or --max-new-tokens."
                     ) from None
+                self.say(
+                    f"A step may take up to {human(spent.worst.tokens)} tokens and {human(spent.worst.flops)} FLOPs, "
+                    "every chain at --max-new-tokens; less than that is left."
+                )
                 self._checkpoint(step)
                 return step, "budget"
             done = step + 1

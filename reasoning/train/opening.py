@@ -45,6 +45,11 @@ def open_model(
 ) -> TransformersEngine:
     """The model to train, in the engine; an empty one has a tokenizer made from ``demonstrations``."""
     if not is_fresh(options.model):
+        if (Path(options.model) / "verifier.json").is_file():
+            raise UserError(
+                f"{options.model} is a learned verifier, whose weights no longer speak: give the language model that "
+                "it was fitted on, and the verifier by --verifier learned:FOLDER."
+            )
         return TransformersEngine.open(
             options.model,
             device=options.device,

@@ -106,3 +106,21 @@ def test_break_even_is_told_where_it_is_known_from_when_on(measured, comparisons
     assert "whose verifier took 3.00 T to fit" in early[0]
     assert not [line for line in early if "search more" in line]
     assert not told(verdict="never", queries=float("inf"))
+
+
+def test_training_that_is_not_known_to_pay_is_told_too(measured, comparisons, iso):
+    def told(**change):
+        headline = tuple(replace(b, **change) for b in iso.headline[:1])
+        return findings(measured, comparisons, replace(iso, headline=headline))[-1]
+
+    never = float("inf")
+    unsure = told(verdict="break_even", queries=100.0, low=50.0, high=never)
+    assert "is open: for" in unsure
+    assert "as measured from 100 queries on" in unsure
+    assert "runs from 50 queries to never. Draw more problems" in unsure
+    assert "as measured never" in told(verdict="never", queries=never, low=50.0, high=never)
+    dear = told(verdict="never", queries=never, low=never, high=never, base_flops=1e9, trained_flops=3e9)
+    assert "takes 1.00 G FLOPs a query, and" in dear
+    assert dear.endswith("3.00 G. Search more.")
+    short = told(verdict="never", queries=never, low=never, high=never, base_flops=1e9, trained_flops=never)
+    assert short.endswith("does not get there. Search more.")

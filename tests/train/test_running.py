@@ -2,6 +2,7 @@
 says in one line what is wrong."""
 
 import json
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -105,6 +106,14 @@ def test_a_solved_run_ends(home, monkeypatch):
     assert "every chain of the last steps was right" in said[-1]
 
 
+def test_a_learned_verifier_is_not_trained_as_a_model(home):
+    folder = home / "verifier"
+    shutil.copytree(home / "base" / "model", folder)
+    (folder / "verifier.json").write_text("{}")
+    with pytest.raises(UserError, match="is a learned verifier, whose weights no longer speak"):
+        train(reinforce(home, "on_a_verifier", model=str(folder)))
+
+
 def test_a_budget_is_kept_and_a_larger_one_goes_on(home):
     whole = train(reinforce(home, "unlimited", eval_every=0, eval_task=""))
     with Ledger(path=home / "unlimited", read_only=True) as ledger:
@@ -115,10 +124,13 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(home):
     assert 0 < first.summary["steps"] < 3
     assert first.summary["stopped"] == "budget"
     assert "the budget has no room for another step" in said[-1]
+    assert said[-2].startswith("A step may take up to ")
+    assert "less than that is left" in said[-2]
     with Ledger(Budget.parse(small.budget), path=home / "small") as ledger:
         assert ledger.spent.cost.tokens <= ledger.budget.tokens
     assert train(small).finished_before
-    second = train(replace(small, budget="tokens=1e7"))
+    second = train(replace(small, budget="tokens=1e7"), log=said.append)
+    assert f"Resumed after step {first.summary['steps']}." in said
     assert second.resumed_at == first.summary["steps"]
     a, b = weights(whole.folder), weights(second.folder)
     assert all(torch.equal(a[n], b[n]) for n in a)

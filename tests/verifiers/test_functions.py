@@ -38,6 +38,15 @@ def verdict(attempt):
 def strange(a, b):
     return 1
 
+def bare():
+    return 1
+
+def signed(completions, answer, completion_ids=None, **columns):
+    return [{"a": 1, "b": 0, "c": -1, "d": -2}[c] for c in completions]
+
+def of_trainer(completions, completion_ids):
+    return [1.0] * len(completions)
+
 class Own:
     name = "own"
     oracle = False
@@ -83,11 +92,43 @@ def test_trouble_is_missing_never_zero(file, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("shortt", "Did you mean 'short'"), ("strange", "not known"), ("NUMBER", "neither")]
+    ("name", "says"),
+    [
+        ("shortt", "Did you mean 'short'"),
+        ("strange", "not known"),
+        ("NUMBER", "neither"),
+        ("bare", "has no parameters"),
+        ("of_trainer", "comes from TRL's trainer alone"),
+        ("signed:lowest=-1", "Did you mean 'low'"),
+        ("signed:low=-x", "is not a float"),
+        ("signed:low=1", "low=1 must lie below high=1"),
+        ("signed:low=nan", "must lie below"),
+    ],
 )
 def test_unfit_names(file, name, says):
     with pytest.raises(VerifierError, match=says):
         open_verifier(f"{file}:{name}")
+
+
+def test_rewards_of_another_range_become_scores(file):
+    some = [Attempt(response=text, reference="") for text in "abcd"]
+    verdicts = open_verifier(f"{file}:signed:low=-1,high=1").verify(some)
+    assert [v.score for v in verdicts] == [1.0, 0.5, 0.0, None]
+    assert "-2.0; a score lies in [-1, 1]" in verdicts[-1].reason
+    assert "low=-1,high=1" in open_verifier(f"{file}:signed").verify(some)[2].reason
+    for mixed in (f"{file}:signed:low=-1,high=1*0.5+exact*0.5", f"exact+{file}:signed:low=-1,high=1"):
+        assert open_verifier(mixed).verify([Attempt("", "a", "a"), Attempt("", "b", "b")])[1].score == 0.75
+
+
+def test_a_path_may_hold_a_plus_sign(file):
+    inside = file.parent / "c+exact.py"
+    inside.write_text(CODE)
+    assert one(f"{inside}:short", response="yes").score == 1
+
+
+def test_a_file_without_a_function_is_told(file):
+    with pytest.raises(VerifierError, match=r"names a file and no function in it: write .*mine\.py:FUNCTION"):
+        open_verifier(str(file))
 
 
 def test_file_that_fails_to_load(tmp_path):
