@@ -33,9 +33,10 @@ def run(options: FitOptions) -> int:
     against = f" (against {', '.join(others)})" if others else ""
     pairs = f"pairs told apart {kept['pair_accuracy']:.1%}, " if "pair_accuracy" in kept else ""
     what = "pairs" if pairs else "chains"
+    share = "" if pairs else f", {kept['base_rate']:.1%} of them right"
     print(
         f"{options.run}  kept {measured['kept']}: {pairs}AUC {kept['auc']:.3f}{against}, "
-        f"calibration error {kept['ece']:.3f} on {measured['held_out']} {what} of held-out problems"
+        f"calibration error {kept['ece']:.3f} on {measured['held_out']} {what} of held-out problems{share}"
     )
     for text in tables(measured):
         print(text)
@@ -55,4 +56,5 @@ def tables(measured: dict[str, Any]) -> list[str]:
 def _figures(row: dict[str, Any]) -> str:
     ranked = "AUC    - " if row["auc"] is None else f"AUC {row['auc']:.3f}"
     count = f"  of {row['count']}" if "count" in row else ""
-    return f"{ranked}  accuracy {row['accuracy']:.1%}  calibration error {row['ece']:.3f}{count}"
+    rate = f" (right are {row['base_rate']:.1%})" if "base_rate" in row else ""
+    return f"{ranked}  accuracy {row['accuracy']:.1%}{rate}  calibration error {row['ece']:.3f}{count}"

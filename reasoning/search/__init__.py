@@ -57,13 +57,13 @@ def _from_user_code(spec: str) -> Any:
 
 
 def list_searches() -> dict[str, str]:
-    """Spec of each strategy with its defaults -> what it does, in one line."""
-    return {kind().name: _first_line(kind) for _, kind in sorted(SEARCHES.items())}
+    """Spec of each strategy with its defaults -> what it does, in one sentence."""
+    return {kind().name: _first_paragraph(kind) for _, kind in sorted(SEARCHES.items())}
 
 
 def _defaults(kind: type[Strategy]) -> dict[str, object]:
     return {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
 
 
-def _first_line(kind: type[Strategy]) -> str:
-    return (sys.modules[kind.__module__].__doc__ or "").split("\n")[0]
+def _first_paragraph(kind: type[Strategy]) -> str:
+    return " ".join((sys.modules[kind.__module__].__doc__ or "").partition("\n\n")[0].split())

@@ -67,7 +67,9 @@ class TrainOptions(AxisOptions):
         "problems to train on, task:split[:key=value,...], or several by weight, word:train*2+countdown:train*1 (not "
         "needed with a file of demonstrations or preferences)",
     )
-    verifier: str = option("", "verifier that gives the reward (default: the task's own)")
+    verifier: str = option(
+        "", "verifier that gives the reward, such as math or reward.py:NAME (default: the task's own)"
+    )
     eval_task: str = option(
         "", "held-out problems evaluated while training, task:split[:key=value,...], or several by weight"
     )

@@ -160,7 +160,7 @@ def test_names_open_the_same_search_again():
         assert open_search(search.name) == search
     listed = list_searches()
     assert set(SEARCHES) == {spec.partition(":")[0] for spec in listed}
-    assert all("arXiv" in line for line in listed.values())
+    assert all("arXiv" in line and line.endswith(".") for line in listed.values())
 
 
 def test_user_code(tmp_path):
