@@ -183,6 +183,10 @@ class AppendFile:
         except FileNotFoundError:
             return True
 
+    def rename(self, path: Path) -> None:
+        self.path.rename(path)
+        self.path = path
+
     @property
     def usable(self) -> bool:
         """Whether everything in it was acknowledged, and more may be."""

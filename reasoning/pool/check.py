@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,7 +192,8 @@ def _check_files(folder: Folder, sealed: dict[str, Sealed], report: CheckReport,
     report.remarks += [f"{path} is no file of the pool: it is not read." for path in folder.strange()]
     for path in folder.shard_paths():
         table, _, name = path.stem.partition("-")
-        if name not in sealed and name not in at_work and not any(p.stem == name for p in folder.wal_paths()):
+        known = name in sealed or name in at_work or any(p.stem == name for p in folder.wal_paths())
+        if not known and name not in folder.sealed():  # read anew: it may have been sealed meanwhile
             whole, why = _read_groups(path, table) if table in SCHEMAS else ([], "of no table")
             if why:
                 report.damage.append(f"{path}: damaged ({why}), and not in {folder.manifest.name}.")
@@ -204,13 +206,14 @@ def _check_files(folder: Folder, sealed: dict[str, Sealed], report: CheckReport,
                 )
                 if repair:
                     report.repaired.append(f"{path.name} is taken in again.")
-    left = [p for p in folder.path.rglob(".*.tmp") if not any(name in p.name for name in at_work)]
-    if left:
-        report.remarks.append(f"{len(left)} temporary files of killed writers.")
-        if repair:
-            for path in left:
-                path.unlink(missing_ok=True)
-            report.repaired.append(f"{len(left)} temporary files were removed.")
+    with folder.locked() if repair else nullcontext():  # no writer is beginning a file
+        left = [p for p in folder.path.rglob(".*.tmp") if not any(name in p.name for name in at_work)]
+        if left:
+            report.remarks.append(f"{len(left)} temporary files of killed writers.")
+            if repair:
+                for path in left:
+                    path.unlink(missing_ok=True)
+                report.repaired.append(f"{len(left)} temporary files were removed.")
 
 
 def _held(path: Path) -> bool:
@@ -226,7 +229,7 @@ def _check_index(folder: Folder, sealed: dict[str, Sealed], report: CheckReport,
     """The index is derived: a part that is wrong is made anew, and loses nothing."""
     for path in sorted(folder.index.glob("[!.]*.keys")) if folder.index.is_dir() else []:
         part = keyindex.read_part(path)
-        wrong = part is None
+        wrong = part is None and path.exists()  # one that was merged into another meanwhile is gone
         if part is not None and all(
             n in sealed and folder.shard("chains", n).exists() for n in part.segments
         ):

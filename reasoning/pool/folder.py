@@ -212,12 +212,15 @@ class Folder:
             try:
                 if self.format != FORMAT:
                     self._write_format()
-                file = AppendFile(self.wal / f"{name}{wal.SUFFIX}", lines=False)
+                path = self.wal / f"{name}{wal.SUFFIX}"
+                file = AppendFile(path.with_name(f".{path.name}.tmp"), lines=False)
+                if not file.lock():
+                    raise PoolError(f"{path}: this file system does not support locks, which a pool needs.")
+                # It is locked when it gets its name: else somebody would take it for one that was left.
+                file.rename(path)
                 fsync_folder(self.wal)
             except OSError as e:
                 raise cannot_write(self.wal, e) from e
-            if not file.lock():
-                raise PoolError(f"{file.path}: this file system does not support locks, which a pool needs.")
         return name, file
 
     def youngest(self) -> str:

@@ -397,7 +397,6 @@ class Pool:
         """Counts for a person: chains, problems, models, samplings, verdicts by verifier, bytes on disk."""
         judged = scan.count_verdicts(self._all())
         verdicts = {name: judged[name] for name in self.verifiers()}
-        files = [p for p in self.path.rglob("*") if p.is_file()]
         return {
             "path": str(self.path),
             "problems": len(self._orders()),
@@ -406,7 +405,7 @@ class Pool:
             "samplings": len(self.samplings()),
             "verdicts": verdicts,
             "shards": sum(len(s.rows) for s in self._segments if isinstance(s, Sealed)),
-            "bytes": sum(p.stat().st_size for p in files),
+            "bytes": sum(map(_size, self.path.rglob("*"))),
         }
 
     def _all(self) -> list[Sealed | Segment]:
@@ -443,6 +442,14 @@ class Pool:
         with self._lock:
             live = [k for s in self._all() if isinstance(s, Segment) for k in s.keys]
             return self._sealed_keys().slices(columns.key_numbers(live))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of what is none, or was sealed and removed since it was listed."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _small(segment: Sealed | Segment, table: str) -> dict[str, Any]:

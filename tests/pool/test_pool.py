@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasoning.budget import Ledger
-from reasoning.durable import frame_row
+from reasoning.durable import AppendFile, frame_row
 from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool, columns, folder, wal
 from reasoning.pool.check import check
@@ -236,6 +236,60 @@ def test_a_writer_overrules_what_was_written_since_it_took_a_file_over(tmp_path)
         assert first.verdicts("math") == {chain().key: Verdict(1.0)}
     with Pool.open(tmp_path, read_only=True) as pool:
         assert pool.verdicts("math") == {chain().key: Verdict(1.0)}
+
+
+def test_a_file_that_a_writer_is_making_is_not_taken_for_one_that_was_left(tmp_path, monkeypatch):
+    first, others = Pool.open(tmp_path), []
+    lock = AppendFile.lock
+
+    def after_another(file, shared=False):
+        if not others:
+            others.append(None)
+            others.append(Pool.open(tmp_path))
+        return lock(file, shared)
+
+    monkeypatch.setattr(AppendFile, "lock", after_another)
+    first.add_problems(PROBLEMS)
+    assert others[1]._file is None
+    others[1].refresh()
+    assert list(others[1].problems().values()) == PROBLEMS
+    others[1].close()
+    first.close()
+
+
+def test_files_that_are_sealed_while_they_are_looked_at_are_no_damage(tmp_path, monkeypatch):
+    full(tmp_path)
+    with Pool.open(tmp_path) as pool:
+        pool.append([chain(index=9)])
+        (path,) = (tmp_path / "pool" / "wal").iterdir()
+        is_file = Path.is_file
+
+        def sealed_then(self):
+            there = is_file(self)
+            if self == path:
+                pool.seal()
+            return there
+
+        with monkeypatch.context() as m:
+            m.setattr(Path, "is_file", sealed_then)
+            assert pool.summary()["bytes"] > 0
+        assert not path.exists()
+        (tmp_path / "pool" / "index" / "gone.keys").symlink_to(
+            "merged.keys"
+        )  # as between listing and reading
+        shard_paths, new = folder.Folder.shard_paths, [chain(index=i) for i in range(10, 13)]
+
+        def then_sealed(self):
+            if self is not pool.folder and new:
+                pool.append([new.pop()])
+                pool.seal()
+            return shard_paths(self)
+
+        with monkeypatch.context() as m:
+            m.setattr(folder.Folder, "shard_paths", then_sealed)
+            report = check(tmp_path)
+        assert not new
+        assert report.whole, report.damage
 
 
 def test_a_file_older_than_what_we_are_sealing_is_not_gone_on_with(tmp_path, monkeypatch):
@@ -806,11 +860,14 @@ def test_a_disk_that_fills_up_while_sealing(tmp_path):
         with contextlib.suppress(PoolError):
             pool.append([chain(index=10_000)])
             acknowledged.append(chain(index=10_000))
+        pool._sealer.wait(retry=False)
         with (tmp_path / "else").open("wb", buffering=0) as other, contextlib.suppress(OSError):
             while True:
                 other.write(bytes(4096))
+        assert pool.chains() == acknowledged
+        owed = bool(pool._pending)  # the sealer may have been quick enough
         pool.close()
-        assert any("not sealed yet" in n for n in pool.notes)
+        assert any("not sealed yet" in n for n in pool.notes) == owed
         for read_only in (True, False):
             with Pool.open(tmp_path, read_only=read_only) as again:
                 assert again.chains() == acknowledged
