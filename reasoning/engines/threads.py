@@ -26,7 +26,11 @@ HOPELESS = 2.0
 
 
 class Threads:
-    """Numbers of threads by the size of a step, at most what `torch.get_num_threads` says."""
+    """Numbers of threads by the size of a step, at most what `torch.get_num_threads` says.
+
+    PyTorch's number is the caller's own, but a Python thread that begins within a step starts with that step's: one
+    that wants more calls `torch.set_num_threads` itself.
+    """
 
     def __init__(self) -> None:
         self._searches: dict[tuple[int, int], Generator[int, float, None]] = {}
