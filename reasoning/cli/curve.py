@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from reasoning.cli.show import note
 from reasoning.errors import UserError, unknown
 from reasoning.options import option
 from reasoning.pool import Pool
+from reasoning.pool.judges import verifier_named
 from reasoning.progress import printable
 from reasoning.report import to_rich, write_report
 from reasoning.runfile import read_run
@@ -58,7 +59,7 @@ def run(options: CurveOptions) -> int:
         if len(oracles) == 2 and LABEL in oracles and not options.verifier:
             oracles.remove(LABEL)  # the labels came with a recording; what judged it afterwards is asked for
             note(f"{oracles[0]!r} says what is right; by the labels of the recording:  --verifier {LABEL}")
-        truth = scorer_named(options.verifier, known) if options.verifier else ""
+        truth = verifier_named(options.verifier, known) if options.verifier else ""
         if truth and truth not in known:
             raise unknown("verifier", truth, known, f"the pool has verdicts of: {', '.join(known) or 'none'}")
         truth = truth or (oracles[0] if len(oracles) == 1 else "")
@@ -70,7 +71,7 @@ def run(options: CurveOptions) -> int:
             raise UserError(f"Which verifier says what is right? Name it:  --verifier {' | '.join(oracles)}")
         models = [one_model(name, list(pool.models())) for name in options.model] or None
         note(not_judged(pool, truth, options.run, models))
-        scorers = [scorer_named(name, known) for name in options.scorer] or [
+        scorers = [verifier_named(name, known) for name in options.scorer] or [
             name for name, oracle in known.items() if not oracle
         ]
         written = write_report(
@@ -111,14 +112,6 @@ def sampling_seconds(folder: Path, pool: Pool) -> dict[str, float]:
     ledger = look_at_ledger(folder, pool=pool)
     totals = ledger.totals(by=("phase", "strategy")) if ledger is not None else {}
     return {strategy: sum_.cost.seconds for (phase, strategy), sum_ in totals.items() if phase == "sample"}
-
-
-def scorer_named(name: str, known: Mapping[str, bool]) -> str:
-    """The verifier in the pool that ``name`` means: a learned one may be given without its version."""
-    found = [n for n in known if n == name or n.startswith(f"{name}:version=")]
-    if len(found) > 1:
-        raise UserError(f"{name!r} was fitted several times; name one of: {', '.join(found)}.")
-    return found[0] if found else name
 
 
 def one_model(name: str, known: list[str]) -> str:

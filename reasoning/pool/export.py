@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from reasoning.durable import cannot_write
 from reasoning.errors import MissingExtra, UserError, unknown
 from reasoning.pool.columns import COST_FIELDS, SCHEMAS, verdicts_from
+from reasoning.pool.judges import verifier_named
 from reasoning.pool.rows import json_value, sampling_from_json
 from reasoning.records import Chain, Cost, Problem
 from reasoning.tasks.conversation import messages_of
@@ -86,6 +87,7 @@ def export(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     names = pool.verifiers()
+    verifier = verifier and verifier_named(verifier, names)
     if verifier and verifier not in names:
         raise unknown("verifier", verifier, names, f"{pool.path} has: {', '.join(names) or 'no verdicts'}")
     if not verifier and len(names) == 1:

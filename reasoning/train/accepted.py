@@ -18,6 +18,7 @@ import numpy as np
 
 from reasoning.errors import PoolError, UserError, unknown
 from reasoning.pool import Pool
+from reasoning.pool.judges import verifier_named
 from reasoning.records import Chain, Problem
 from reasoning.spec import parse_spec
 from reasoning.train.rows import Row
@@ -70,9 +71,10 @@ def _of_pool(pool: Pool, verifier: str, at_least: float, spec: str) -> list[Acce
         )
     if not verifier and len(known) > 1:
         raise UserError(
-            f"{spec}: several verifiers judged there; say whose word counts:  {spec}:verifier={next(iter(known))}"
+            f"{spec}: several verifiers judged there; say whose word counts:  {spec}:verifier="
+            f"{next(iter(known)).partition(':version=')[0]}"
         )
-    verifier = verifier or next(iter(known))
+    verifier = verifier_named(verifier, known) if verifier else next(iter(known))
     if verifier not in known:
         raise unknown(f"verifier in {spec}", verifier, known)
     problems, verdicts = pool.problems(), pool.verdicts(verifier)

@@ -19,7 +19,7 @@ from reasoning.train import learner
 from reasoning.train.accepted import Accepted, as_row, read_accepted
 from reasoning.train.loop import train
 from reasoning.train.trained import LEARNED
-from verifiers import open_verifier
+from verifiers import Verdict, open_verifier
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,19 @@ def test_sources_that_are_none(home, spec, words):
     search(home, "searches", 0, 8)
     with pytest.raises(UserError, match=words):
         read_accepted([spec.format(home)])
+
+
+def test_a_learned_verifier_is_named_without_its_version(home):
+    """A spec cannot hold the version, and a model that is used has no other judge than a learned one."""
+    search(home, "learned", 0, 8)
+    with Pool.open(home / "learned") as pool:
+        key = next(c.key for c in pool.chains() if not c.truncated and c.text.strip())
+        pool.add_verdicts("learned:runs/v:version=1a", {key: Verdict(0.75)}, oracle=False)
+    [one] = read_accepted([f"pool:{home}/learned:verifier=learned:runs/v,at_least=0.7"])
+    assert (one.chain.key, one.score) == (key, 0.75)
+    with pytest.raises(UserError, match=r"say whose word counts: .*:verifier=\S+$") as refused:
+        read_accepted([f"pool:{home}/learned"])
+    assert read_accepted([str(refused.value).split()[-1]])  # what it says to write is understood
 
 
 def test_its_metrics_are_those_of_learning_alone(home):
