@@ -32,7 +32,7 @@ def search(home, run, first, last):
     engine = open_engine(f"transformers:{home}/base/model")
     with Pool.open(home / run) as pool:
         chosen = load_problems("word:train:n=16")[first:last]
-        sample(chosen, engine, pool, n=4, sampling=Sampling(max_new_tokens=24))
+        sample(chosen, engine, pool, n=8, sampling=Sampling(max_new_tokens=96))
         verify(pool, open_verifier(f"{home}/reward.py:even"))
 
 
