@@ -541,3 +541,11 @@ def test_an_engine_without_a_model_and_with_a_mistyped_option(tmp_path, capsys):
     assert "write openai:MODEL." in capsys.readouterr().err
     assert main([*args, "openai:m:paralel=3"]) == 2
     assert "Unknown 'openai' option 'paralel'. Did you mean 'parallel'?" in capsys.readouterr().err
+
+
+def test_a_mistyped_verifier_of_a_file_is_said_before_chains_are_drawn(tmp_path, capsys):
+    (tmp_path / "mine.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    task = f"jsonl:{tmp_path}/mine.jsonl:verifier=nmeric"
+    args = ["sample", str(tmp_path / "run"), "--task", task, "--engine", "transformers:nowhere"]
+    assert main(args) == 2
+    assert "Unknown verifier 'nmeric'. Did you mean 'numeric'?" in capsys.readouterr().err

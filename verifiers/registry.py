@@ -88,6 +88,15 @@ def open_verifier(spec: str, **options: Any) -> Verifier:
     return _call(make, name, argument, {**text_options, **options})
 
 
+def refuse_unknown(spec: str) -> None:
+    """Raise VerifierError for a name in ``spec`` that no verifier has. Nothing is opened."""
+    code = _USER_CODE.match(spec)
+    for term, _ in [] if code or spec.startswith("pooled:") else _terms(spec):
+        name = term.partition(":")[0]
+        if name not in TABLE and not _USER_CODE.match(term):
+            raise VerifierError(unknown_name("verifier", name, TABLE))
+
+
 def verifier_names() -> list[str]:
     return sorted(TABLE)
 

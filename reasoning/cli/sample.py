@@ -27,6 +27,7 @@ from reasoning.runfile import write_run
 from reasoning.sampling import sample
 from reasoning.spec import parse_spec
 from reasoning.tasks import parse_task, verifier_of
+from verifiers.registry import refuse_unknown
 
 MOST_CHAINS = 20_000_000
 """Chains that one command may ask for: their keys take about 150 bytes each, 3 GB, before the first is drawn."""
@@ -54,6 +55,7 @@ def run(options: SampleOptions) -> int:
     if folder.is_file():  # said before the model is loaded
         raise UserError(f"{folder} is a file; RUN is a folder (to read recorded outputs: reasoning import).")
     problems = problems_of(options)
+    refuse_unknown(verifier_of(options.task))
     sampling = sampling_from(options)
     refuse_too_many(len(problems), options.n)
     if sampling.greedy and options.n > 1:
