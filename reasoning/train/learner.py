@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,14 +158,10 @@ class Learner:
         """Whether the loss reads the reference."""
         return self.objective.kl_in_loss or self.objective.together > 1
 
-    @contextlib.contextmanager
-    def _room_to_step(self) -> Iterator[None]:
+    def _room_to_step(self) -> contextlib.AbstractContextManager[None]:
         """As `_memory`, where gradients are summed up and clipped and the optimizer makes what it remembers."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
+
+        def message() -> str:
             count = sum(local(p).numel() for p in self.trained().values())
             lower = [] if self.policy.adapter is not None else ["train an adapter (--lora-rank 16)"]
             if self.device.type == "cuda":
@@ -173,20 +169,18 @@ class Learner:
             lower.append("cut the model among more processes (torchrun, --shard fsdp)")
             if self.policy.sampler is None:
                 lower.append("lower gpu_memory_utilization of --engine vllm, or give it sleep_mode=true")
-            raise ReasoningError(
+            return (
                 f"Out of memory on {self.device} in the optimizer's step: gradients and what AdamW remembers of "
                 f"{count:,} weights take {12 * count / GIB:.1f} GiB. To need less, {', or '.join(lower)}. The same "
                 "command goes on from the last checkpoint."
-            ) from error
+            )
 
-    @contextlib.contextmanager
-    def _memory(self, rows: Sequence[Row], doing: str) -> Iterator[None]:
+        return _explained(message)
+
+    def _memory(self, rows: Sequence[Row], doing: str) -> contextlib.AbstractContextManager[None]:
         """Out of memory in one line that says what to lower. doing: what, with {} for the number of rows."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not out_of_memory(error):
-                raise
+
+        def message() -> str:
             longest = max((len(row) for row in rows), default=0)
             lower = [f"--micro-tokens (now {self.micro_tokens}; the longest chain here has {longest} tokens)"]
             if not self.policy.recompute:
@@ -195,10 +189,12 @@ class Learner:
                 lower.append("--dtype bfloat16")
             if self.policy.adapter is None:
                 lower.append("train an adapter, --lora-rank 16")
-            raise ReasoningError(
+            return (
                 f"Out of memory on {self.device} in {doing.format(len(rows))}. Lower "
                 f"{', or '.join(lower)}. The same command goes on from the last checkpoint."
-            ) from error
+            )
+
+        return _explained(message)
 
     def _cut(self, rows: Sequence[Row]) -> list[Forward]:
         if self.policy.straight is not None:
@@ -457,3 +453,14 @@ def _token_advantages(rows: Sequence[Row], device: Any) -> Tensor:
         [a for row in rows for a in row.token_advantages or (row.advantage,) * len(row.ids)],
         dtype=torch.float32,
     ).to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def _explained(message: Callable[[], str]) -> Iterator[None]:
+    """Raises ReasoningError with ``message()`` where the work inside runs out of memory; other errors go through."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not out_of_memory(error):
+            raise
+        raise ReasoningError(message()) from error

@@ -1,24 +1,17 @@
 """A vLLM in each process of torchrun: real ones, on gloo, each with its share of the groups and the weights of every
 step, of a learner that is whole on each rank or cut among them."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from real_vllm import REAL_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "train"))
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed (make test-vllm makes an environment)",
-    ),
-    pytest.mark.filterwarnings("default"),  # vLLM's own warnings are not ours to mend
-]
+pytestmark = REAL_VLLM
 REWARD = "def spread(response, **_):\n    return len(response) % 7 / 6\n"  # seldom equal in a group
 ENGINE = "vllm:dtype=float32,max_model_len=128,max_rows=32,memory_gb=0.25,enforce_eager=true"
 CASES = {

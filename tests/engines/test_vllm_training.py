@@ -1,23 +1,16 @@
 """Roll-outs by vLLM in training: it follows the learner's weights, and its log-probabilities are theirs."""
 
-import importlib.util
 import itertools
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from real_vllm import REAL_VLLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed (make test-vllm makes an environment)",
-    ),
-    pytest.mark.filterwarnings("default"),  # vLLM's own warnings are not ours to mend
-]
+pytestmark = REAL_VLLM
 ENGINE = "vllm:dtype=float32,max_model_len=128,max_rows=32,memory_gb=0.25,enforce_eager=true,parity=on"
 
 

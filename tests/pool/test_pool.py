@@ -1,3 +1,5 @@
+"""The pool as its callers see it: what is stored comes back, whatever befalls writers, files and the disk."""
+
 import contextlib
 import errno
 import gc
