@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -237,17 +237,15 @@ def test_an_actor_without_a_sign_of_life_is_given_up(opened):
     chains = engine.generate(asked)
     got = [next(chains)]
     os.kill(pid, signal.SIGSTOP)
-    threading.Timer(3.5, lambda: _continue(pid)).start()
-    got += list(chains)
-    check_once_and_same(got, asked)
-    assert engine.pool.deaths == 1
-
-
-def _continue(pid: int) -> None:
     try:
-        os.kill(pid, signal.SIGCONT)
-    except ProcessLookupError:
-        return
+        got += list(chains)  # all come while it is frozen
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    check_once_and_same(got, asked)
+    assert engine.pool.deaths >= 1  # on a busy machine the other one may be silent for so long, too
+    assert "no sign of life" in engine.pool.last_reason
+    assert pid not in {slot.about.get("pid") for slot in engine.pool.slots if slot.ready}
 
 
 def test_unlike_weights_are_refused(opened):
