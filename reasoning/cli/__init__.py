@@ -71,7 +71,11 @@ VERBS: dict[str, Verb] = {
     "fit": Verb("fit", "FitOptions", "fit a learned verifier on verified chains"),
     "search": Verb("search", "SearchOptions", "spend a budget per problem at run time"),
     "curve": Verb("curve", "CurveOptions", "accuracy against compute: files, picture and report"),
-    "show": Verb("contents", "ShowOptions", "what is in a run; --cost: what it spent, and what is left"),
+    "show": Verb(
+        "contents",
+        "ShowOptions",
+        "what is in a run; --cost: what it spent; --training: curves, runs compared",
+    ),
     "import": Verb("recorded", "ImportOptions", "read recorded outputs into a pool", ("file", "run")),
     "pool check": Verb(
         "pool", "CheckOptions", "is the pool whole? --repair keeps what can be saved", function="check"
@@ -171,7 +175,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Any, Callable[[Any], int
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     there = {word.partition("=")[0] for word in arguments}
     parser.lacking = [f for f in required_flags(owner, verb.positional) if f not in there]
-    given = vars(parser.parse_args(list(arguments)))
+    given = vars(parser.parse_intermixed_args(list(arguments)))
     given.pop("debug")
     values = read_recipe(given.pop("config"), name) | given
     return from_mapping(owner, values, f"reasoning {name}"), function

@@ -1,9 +1,10 @@
 """What is in a run; with --cost what it spent, on what, by phase and strategy; with --training its curves, as
-a page and a picture in the run's folder (also while it goes on).
+a page and a picture in the run's folder (also while it goes on). Several runs are compared by what they spent.
 
   reasoning show runs/demo/eval
   reasoning show runs/demo/eval --cost
   reasoning show runs/demo/grpo --training --watch 30
+  reasoning show runs/demo/grpo runs/demo/expert_iteration --training
   reasoning show runs/demo/eval --cost --prices prices.toml --json | jq .total
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from reasoning.budget import Budget, Charge, Ledger
 from reasoning.cli.purse import PRICES, look_at_ledger
 from reasoning.cli.show import note, say
+from reasoning.cli.training import compare_training, show_training
 from reasoning.errors import UserError
 from reasoning.options import option
 from reasoning.pool import Pool
@@ -36,7 +37,7 @@ WIDTH = (80, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    run: str = option(..., "folder of the run", metavar="RUN")
+    run: list[str] = option(..., "folder of the run; with --training several, to compare them", metavar="RUN")
     cost: bool = option(False, "what was spent, by phase and strategy, and what is left of the budget")
     prices: str = option("", PRICES)
     training: bool = option(
@@ -45,17 +46,39 @@ class ShowOptions:
     watch: int = option(
         0, "with training: draw anew every so many seconds until the run ends; the page follows", low=0
     )
+    target: float | None = option(
+        None,
+        "with training of several runs: the accuracy (0 to 1) to whose cost they are compared (default: midway "
+        "between start and best evaluation)",
+        low=0,
+        high=1,
+    )
+    out: str = option(
+        "", "with training: folder for page and pictures (default: RUN; of several the folder they lie in)"
+    )
     json: bool = option(False, "for machines: one JSON object")
 
 
 def run(options: ShowOptions) -> int:
-    folder = Path(options.run)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder.")
-    if options.watch and not options.training:
-        raise UserError("--watch goes with --training.")
+    folders = [Path(run) for run in options.run]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such run folder.")
+    for name in ("watch", "target", "out"):
+        if getattr(options, name) not in (0, None, "") and not options.training:
+            raise UserError(f"--{name} goes with --training.")
+    out = Path(options.out) if options.out else None
+    if len(folders) > 1:
+        if not options.training or options.cost:
+            raise UserError(
+                "Several runs are compared with --training; without it (and with --cost) give one RUN."
+            )
+        return compare_training(folders, options.watch, options.json, options.target, out)
+    folder = folders[0]
+    if options.target is not None:
+        raise UserError("--target compares what several runs took to an accuracy: give two runs or more.")
     if options.training:
-        return show_training(folder, options.watch, options.json)
+        return show_training(folder, options.watch, options.json, out)
     shown = costs(folder, find_prices(folder, options.prices)) if options.cost else contents(folder)
     if options.json:
         print(json.dumps(shown, indent=1))
@@ -64,30 +87,6 @@ def run(options: ShowOptions) -> int:
     else:
         print_contents(shown)
         note(f"Next:  reasoning show {folder} --cost")
-    return 0
-
-
-def show_training(folder: Path, watch: int, as_json: bool) -> int:
-    """Draw the curves; with ``watch`` again and again, until RUN/model is there."""
-    from reasoning.report.training import evaluations, write_training
-
-    while True:
-        ended = (folder / "model" / "training.json").is_file()
-        page, picture, rows = write_training(folder, 0 if ended else watch)
-        if as_json:
-            print(json.dumps(rows[-1]))
-        else:
-            columns, body = evaluations(rows)
-            lines = [columns, *body]
-            widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-            for line in lines if body else []:
-                say("  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)))
-            say(f"step {rows[-1]['step']}, {'ended' if ended else 'not ended'}")
-        if ended or not watch:
-            break
-        time.sleep(watch)
-    note(f"picture  {picture}")
-    note(f"page     {page}")
     return 0
 
 

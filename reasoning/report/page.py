@@ -65,21 +65,21 @@ class Page:
 def render(page: Page) -> str:
     """The whole HTML file."""
     parts = [
-        f"<h1>{_text(page.title)}</h1>",
-        f'<p class="soft">{_text(page.subtitle)}</p>',
+        f"<h1>{escaped(page.title)}</h1>",
+        f'<p class="soft">{escaped(page.subtitle)}</p>',
         "<h2>What it shows</h2>",
         _findings(page.findings),
         "<h2>Accuracy and what it costs</h2>",
-        _summary(page.table),
-        *(_picture(picture) for picture in page.pictures),
+        summary(page.table),
+        *(figure(picture) for picture in page.pictures),
     ]
     if page.break_even[1]:
-        parts += ["<h2>Break-even in numbers</h2>", _plain_table(*page.break_even)]
+        parts += ["<h2>Break-even in numbers</h2>", plain_table(*page.break_even)]
     if page.comparisons[1]:
         parts += [
             "<h2>Paired comparisons</h2>",
             "<details><summary>All comparisons, with intervals and what they could have found</summary>",
-            _plain_table(*page.comparisons),
+            plain_table(*page.comparisons),
             "</details>",
         ]
     if page.excerpts:
@@ -91,23 +91,30 @@ def render(page: Page) -> str:
         ]
     parts += [
         "<h2>Where the numbers come from</h2>",
-        _plain_table(*page.provenance),
-        _plain_table(*page.verifiers),
-        _list(page.methods, "soft"),
+        plain_table(*page.provenance),
+        plain_table(*page.verifiers),
+        bullets(page.methods, "soft"),
     ]
+    return document(page.title, parts)
+
+
+def document(title: str, parts: Sequence[str], refresh_seconds: int = 0) -> str:
+    """An HTML file of ``parts``, each escaped already, under a policy that lets nothing in it run or load anything.
+    refresh_seconds: it loads itself anew so often; 0 is never."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    again = f'<meta http-equiv="refresh" content="{refresh_seconds}">\n' if refresh_seconds else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n{again}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<title>{_text(page.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escaped(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _text(text: object) -> str:
+def escaped(text: object) -> str:
     """Escaped for any place in the page; characters that cannot be seen or that reorder text become
     U+FFFD."""
     return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)), quote=True)
@@ -115,37 +122,37 @@ def _text(text: object) -> str:
 
 def _findings(lines: Sequence[str]) -> str:
     """The first few in sight, the rest one tap away."""
-    more = f"<details><summary>{len(lines) - FIRST} more</summary>{_list(lines[FIRST:], 'findings more')}</details>"
-    return _list(lines[:FIRST], "findings") + (more if len(lines) > FIRST else "")
+    more = f"<details><summary>{len(lines) - FIRST} more</summary>{bullets(lines[FIRST:], 'findings more')}</details>"
+    return bullets(lines[:FIRST], "findings") + (more if len(lines) > FIRST else "")
 
 
-def _list(lines: Iterable[str], kind: str) -> str:
-    return f'<ul class="{kind}">' + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
+def bullets(lines: Iterable[str], kind: str) -> str:
+    return f'<ul class="{kind}">' + "".join(f"<li>{escaped(line)}</li>" for line in lines) + "</ul>"
 
 
-def _summary(table: Table) -> str:
+def summary(table: Table) -> str:
     def kind(i: int) -> str:
         return ' class="oracle"' if i in table.oracle else ""
 
-    head = "".join(f'<th scope="col"{kind(i)}>{_text(name)}</th>' for i, name in enumerate(table.columns))
+    head = "".join(f'<th scope="col"{kind(i)}>{escaped(name)}</th>' for i, name in enumerate(table.columns))
     body = []
     for row in table.rows:
-        cells = [f'<th scope="row">{_text(row[0])}</th>']
-        cells += [f"<td{kind(i)}>{_text(cell)}</td>" for i, cell in enumerate(row) if i]
+        cells = [f'<th scope="row">{escaped(row[0])}</th>']
+        cells += [f"<td{kind(i)}>{escaped(cell)}</td>" for i, cell in enumerate(row) if i]
         opening = '<tr class="first">' if row[0] else "<tr>"
         body.append(f"{opening}{''.join(cells)}</tr>")
-    notes = f'<p class="soft">{" ".join(_text(note) for note in table.notes)}</p>'
+    notes = f'<p class="soft">{" ".join(escaped(note) for note in table.notes)}</p>'
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Summary table"><table><thead><tr>{head}</tr>'
         f"</thead><tbody>{''.join(body)}</tbody></table></div>{notes}"
     )
 
 
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def cell(text: str) -> str:
-        return f'<td class="long">{_text(text)}</td>' if len(text) > 32 else f"<td>{_text(text)}</td>"
+        return f'<td class="long">{escaped(text)}</td>' if len(text) > 32 else f"<td>{escaped(text)}</td>"
 
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in columns)
     body = "".join("<tr>" + "".join(cell(text) for text in row) + "</tr>" for row in rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="text"><thead><tr>'
@@ -153,16 +160,16 @@ def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _picture(picture: Picture) -> str:
+def figure(picture: Picture) -> str:
     wide, narrow = (
         "data:image/svg+xml;base64," + base64.b64encode(image).decode()
         for image in (picture.wide, picture.narrow)
     )
     return (
-        f"<h2>{_text(picture.heading)}</h2><figure><picture>"
+        f"<h2>{escaped(picture.heading)}</h2><figure><picture>"
         f'<source media="(max-width: 640px)" srcset="{narrow}">'
-        f'<img src="{wide}" alt="{_text(picture.alt)}"></picture>'
-        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
+        f'<img src="{wide}" alt="{escaped(picture.alt)}"></picture>'
+        f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
     )
 
 
@@ -175,10 +182,10 @@ def _excerpt(excerpt: Excerpt) -> str:
     text = excerpt.text
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]}\n[... {len(text) - LONGEST_TEXT:,} more characters]"
-    facts = "".join(f" · {_text(fact)}" for fact in excerpt.facts)
+    facts = "".join(f" · {escaped(fact)}" for fact in excerpt.facts)
     return (
-        f"<article><h3>{_text(excerpt.rule)}</h3>"
-        f'<p class="soft">{_text(excerpt.model)} · {verdict[excerpt.correct]}{facts}</p>'
-        f"<p><b>Problem.</b> {_text(excerpt.question)}</p><pre>{_text(text)}</pre>"
-        f'<p class="soft">Reference answer: {_text(excerpt.reference)}</p></article>'
+        f"<article><h3>{escaped(excerpt.rule)}</h3>"
+        f'<p class="soft">{escaped(excerpt.model)} · {verdict[excerpt.correct]}{facts}</p>'
+        f"<p><b>Problem.</b> {escaped(excerpt.question)}</p><pre>{escaped(text)}</pre>"
+        f'<p class="soft">Reference answer: {escaped(excerpt.reference)}</p></article>'
     )

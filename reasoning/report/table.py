@@ -25,8 +25,8 @@ EMPTY = "–"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """columns: headings. rows: cells as text, the first is the model, the second is k. oracle: indexes of the
-    columns that read the reference. notes: what a reader of the numbers must know, a line each."""
+    """columns: headings. rows: cells as text, the first is the model, "" where it is that of the row above. oracle:
+    indexes of the columns that read the reference. notes: what a reader of the numbers must know, a line each."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -193,8 +193,9 @@ class _Fitted:
             style = "dim" if i in table.oracle else None
             justify = "left" if i == 0 else "right"
             out.add_column(Text(printable(name)), justify=justify, style=style, width=width)
+        several = any(not row[0] for row in table.rows)  # rows of one model
         for i, row in enumerate(table.rows):
-            if i and row[0]:
+            if i and row[0] and several:
                 out.add_row()  # a blank line between models
             out.add_row(*(Text(printable(cell)) for cell in row))  # as Text: brackets in a name are no markup
         yield out

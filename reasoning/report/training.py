@@ -5,7 +5,6 @@ run goes on. Needs matplotlib; knows nothing of models.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reasoning.durable import cannot_write
 from reasoning.errors import UserError
 from reasoning.progress import with_interval
 from reasoning.report.css import CSS
+from reasoning.report.files import write_whole
 from reasoning.report.style import colour, drawing, image
 from reasoning.train.journal import read_rows
 
@@ -41,8 +40,11 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 """Heading -> (metric, label). A metric that ends in "@" stands for any number behind it."""
 
 
-def write_training(run: Path, refresh_seconds: int = 0) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """(page, picture, rows). refresh_seconds: the page loads itself anew so often; 0 is never.
+def write_training(
+    run: Path, refresh_seconds: int = 0, out: Path | None = None
+) -> tuple[Path, Path, list[dict[str, Any]]]:
+    """(page, picture, rows). refresh_seconds: the page loads itself anew so often; 0 is never. out: the folder of
+    page and pictures; None is the run's.
 
     Raises UserError where the folder holds no training run, PoolError where the disk refuses.
     """
@@ -57,14 +59,10 @@ def write_training(run: Path, refresh_seconds: int = 0) -> tuple[Path, Path, lis
     files["training.html"] = page(
         run.name, rows, samples, image(wide, "svg").decode(), image(narrow, "svg").decode(), refresh_seconds
     )
+    folder = out or run
     for name, content in files.items():
-        partial = run / f".{name}.partial"
-        try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(partial, run / name)
-        except OSError as e:
-            raise cannot_write(run / name, e) from e
-    return run / "training.html", run / "training.png", rows
+        write_whole(folder / name, content)
+    return folder / "training.html", folder / "training.png", rows
 
 
 def series(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[int], list[float], str]:

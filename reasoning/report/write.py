@@ -5,18 +5,16 @@ Every file is a pure function of the pool's records, and appears under its name 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from reasoning.comparisons import Comparison, compare
 from reasoning.curves import Measured, all_curves, curve_files, measure_pool
-from reasoning.durable import cannot_write
 from reasoning.iso_compute import IsoCompute, iso_compute
 from reasoning.pool import Pool
 from reasoning.report import contents
+from reasoning.report.files import write_whole
 from reasoning.report.findings import findings
 from reasoning.report.page import Page, Picture, render
 from reasoning.report.table import Table, summary_table
@@ -104,7 +102,7 @@ def write_report(
         )
     )
     for name, content in files.items():
-        _write(folder / name, content)
+        write_whole(folder / name, content)
     # A picture of an earlier run over fewer records must not stay beside this report.
     for name in drawn.keys() - pictures.keys():
         for suffix in (".png", ".svg"):
@@ -117,18 +115,6 @@ def write_report(
         table=summary_table(measured, curves, seconds=seconds) if seconds else table,
         findings=sentences,
     )
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
-    except OSError as e:
-        with suppress(OSError):  # what stands in the way of writing may stand in the way of tidying up
-            partial.unlink(missing_ok=True)
-        raise cannot_write(path, e) from None
 
 
 def _analysis(

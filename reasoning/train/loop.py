@@ -21,7 +21,7 @@ from reasoning.budget import Budget
 from reasoning.durable import AppendFile
 from reasoning.errors import BudgetError, PoolError, UserError
 from reasoning.progress import Progress, Silent, human
-from reasoning.records import Cost, Problem, Sampling, digest
+from reasoning.records import Cost, Problem, Sampling
 from reasoning.runfile import write_run
 from reasoning.tasks import refuse_overlap
 from reasoning.train import opening
@@ -54,6 +54,7 @@ from reasoning.train.trained import (
     summary_of,
 )
 from reasoning.train.update import update, whole_cost
+from reasoning.train.versions import after
 from verifiers import Verifier
 
 
@@ -266,7 +267,7 @@ class _Run:
         self.totals["update"] += made.cost.flops
         self.tokens["sampled"] += data.output_tokens
         self.tokens["learned"] += made.tokens
-        self.lineage = digest(self.lineage, step)
+        self.lineage = after(self.lineage, step)
         self.policy.deliver()
         if not self.options.asynchronous:
             self.generator.load(self.policy.weights(), self.lineage)

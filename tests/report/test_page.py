@@ -20,7 +20,7 @@ from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Problem, chain_key
 from reasoning.report import write_report
-from reasoning.report.page import Excerpt, _excerpt, _text
+from reasoning.report.page import Excerpt, _excerpt, escaped
 from verifiers.base import Verdict
 
 BROWSER = next(
@@ -99,9 +99,9 @@ def test_the_table_and_findings_are_on_the_page(tags, written):
 
 
 def test_what_a_model_wrote_is_text(tmp_path):
-    assert _text("<script>alert(1)</script>") == "&lt;script&gt;alert(1)&lt;/script&gt;"
-    assert _text("a\x00b\u202ec") == "a\ufffdb\ufffdc"
-    assert _text("\"'") == "&quot;&#x27;"
+    assert escaped("<script>alert(1)</script>") == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert escaped("a\x00b\u202ec") == "a\ufffdb\ufffdc"
+    assert escaped("\"'") == "&quot;&#x27;"
 
 
 def test_hostile_records_stay_text(tmp_path):
