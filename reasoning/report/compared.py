@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from reasoning.report.runs import Floats, TrainingRun, asked
+from reasoning.report.words import si
 from reasoning.statistics import LEVEL, holm, paired, resampled_means
 
 SAME_SPENT = 0.02
@@ -243,8 +244,8 @@ def _notes(runs: Sequence[TrainingRun], metric: str) -> list[str]:
             each = ", ".join(f"{r.name} {v}" for r, v in zip(runs, other[setting], strict=True))
             notes.append(f"{what}: {each}.")
     if len({r.parent.rpartition("@")[2] for r in runs}) > 1:
-        each = ", ".join(f"{r.name} {r.parent}" for r in runs)
-        notes.append(f"They start from different models, at 0 FLOPs each: {each}.")
+        each = ", ".join(f"{r.name} from {r.parent}{_made_by(r)}" for r in runs)
+        notes.append(f"They start from different models, each at 0 FLOPs here: {each}.")
     by_why: dict[str, list[str]] = {}
     for run in runs:
         if run.values is None:
@@ -258,6 +259,10 @@ def _notes(runs: Sequence[TrainingRun], metric: str) -> list[str]:
             "that both have."
         )
     return notes
+
+
+def _made_by(run: TrainingRun) -> str:
+    return f" ({si(run.parent_flops)} FLOPs before)" if run.parent_flops > 0 else ""
 
 
 def _of(run: TrainingRun) -> str:

@@ -4,8 +4,6 @@ run goes on. Knows nothing of models and pictures.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from reasoning.records import Chain, Sampling
 from reasoning.runfile import read_run
 from reasoning.select import groups, open_selector
 from reasoning.train.journal import BY, read_rows
+from reasoning.train.trained import read_training
 from reasoning.train.versions import versions_at
 
 Floats = NDArray[np.float64]
@@ -53,15 +52,17 @@ class TrainingRun:
     """A run as it stands.
 
     name: the end of the folder's path that tells it from the others. settings: of its run.toml. parent: the model
-    that it started from, with its version where the folder says it. evaluations: in the order of steps, at least one.
-    step, flops, seconds: of the last step that is done. chains: drawn to learn from; None where no ledger says so.
-    values: (P, E) the accuracy on each of ``problems`` at each evaluation, or None; ``unpaired`` says why.
+    that it started from, with its version where the folder says it. parent_flops: what made that one; NaN where
+    nothing says so. evaluations: in the order of steps, at least one. step, flops, seconds: of the last step that is
+    done. chains: drawn to learn from; None where no ledger says so. values: (P, E) the accuracy on each of
+    ``problems`` at each evaluation, or None; ``unpaired`` says why.
     """
 
     name: str
     folder: Path
     settings: Mapping[str, Any]
     parent: str
+    parent_flops: float
     evaluations: Sequence[Evaluation]
     step: int
     flops: float
@@ -152,11 +153,13 @@ def _run(name: str, folder: Path, rows: Sequence[Mapping[str, Any]], metric: str
             low, high = (row.get(metric + end, math.nan) for end in ("_low", "_high"))
             found.append(Evaluation(row["step"], sum(_counted(row)), seconds, row[metric], low, high))
     settings = read_run(folder).get("train", {})
+    parent, parent_flops = _parent(folder)
     run = TrainingRun(
         name=name,
         folder=folder,
         settings=settings,
-        parent=_parent(folder) or str(settings.get("model", "")),
+        parent=parent or str(settings.get("model", "")),
+        parent_flops=parent_flops,
         evaluations=found,
         step=rows[-1]["step"],
         flops=float(sum(_counted(rows[-1]))),
@@ -168,14 +171,14 @@ def _run(name: str, folder: Path, rows: Sequence[Mapping[str, Any]], metric: str
     return replace(run, problems=problems, values=values, unpaired=why)
 
 
-def _parent(folder: Path) -> str:
-    """Name and version of the model that the run began with; "" where neither RUN/model nor RUN/best is there yet."""
-    for place in (folder / "model" / "training.json", folder / "best" / "training.json"):
-        with contextlib.suppress(
-            OSError, ValueError, AttributeError
-        ):  # another writer's, or damaged: RUN may do without
-            return str(json.loads(place.read_text(encoding="utf-8")).get("parent", ""))
-    return ""
+def _parent(folder: Path) -> tuple[str, float]:
+    """(name and version of the model that the run began with, FLOPs of its making), as RUN/model or RUN/best says;
+    ("", NaN) where neither does yet."""
+    for place in (folder / "model", folder / "best"):
+        if (place / "training.json").is_file():
+            found = read_training(place)
+            return str(found.get("parent", "")), found["shared_flops"]
+    return "", math.nan
 
 
 def _chains(folder: Path) -> int | None:

@@ -106,7 +106,7 @@ def table_notes(compared: Compared) -> list[str]:
         f"{measure} in %"
         + ("; ± is half of the 95% interval, [from, to] the interval itself." if known else ".")
     ]
-    notes.append("Before: at step 0. After: at the last evaluation so far.")
+    notes.append("Before: at step 0, by chains of each run's own. After: at the last evaluation so far.")
     if compared.target is not None:
         notes.append(
             f"{100 * compared.target:g}%: {compared.chosen}. Between two evaluations a run is taken to go straight."
@@ -150,23 +150,32 @@ def _difference(compared: Compared, d: Difference) -> str:
     if d.basis == "flops":
         where = f"For the same {si(d.flops[0])} FLOPs"
     else:
-        where = f"At the end, after {si(d.flops[0])} and {si(d.flops[1])} FLOPs,"
-    if d.supported:
+        where = f"At the last evaluation, after {si(d.flops[0])} and {si(d.flops[1])} FLOPs,"
+    if d.low > 0 or d.high < 0:
         more = "more" if d.difference > 0 else "fewer"
         low, high = sorted((abs(d.low), abs(d.high)))
-        return (
+        text = (
             f"{where} {a} is at {left} and {b} at {right}: {percent(abs(d.difference))} points {more} (95% interval "
-            f"{percent(low)} to {percent(high)}, {d.problems} problems)."
+            f"{percent(low)} to {percent(high)}, {d.problems} problems)"
         )
+        if not d.supported:
+            text += f", which may be chance: {_p(d.p_holm)} once adjusted for {_made(compared)} (Holm)"
+        return f"{text}."
     if math.isnan(d.low):
         return f"{where} {a} is at {left} and {b} at {right}, of one problem: that has no interval."
-    why = ""
-    if d.low > 0 or d.high < 0:
-        why = f", by {len(compared.differences)} comparisons at once (Holm)"
     return (
-        f"{where} {a} ({left}) and {b} ({right}) cannot be told apart{why}: {_signed(d.difference)} points (95% "
-        f"interval {_signed(d.low)} to {_signed(d.high)}, {d.problems} problems)."
+        f"{where} {a} ({left}) and {b} ({right}) cannot be told apart: {_signed(d.difference)} points (95% interval "
+        f"{_signed(d.low)} to {_signed(d.high)}, {d.problems} problems)."
     )
+
+
+def _made(compared: Compared) -> str:
+    n = len(compared.differences)
+    return f"{n} comparisons" if n > 1 else "the one comparison"
+
+
+def _p(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def _signed(share: float) -> str:
@@ -195,14 +204,15 @@ def _race(compared: Compared) -> list[str]:
 
 def _times(ratio: float, low: float, high: float) -> str:
     text = f"{_fold(ratio)} times as much"
-    if math.isnan(low):
+    if math.isnan(low) or math.isinf(low):
         return text
-    return f"{text} (95% interval {_fold(low)} to {_fold(high)} times)"
+    ends = f"{_fold(low)} times or more" if math.isinf(high) else f"{_fold(low)} to {_fold(high)} times"
+    return f"{text} (95% interval {ends})"
 
 
 def _fold(ratio: float) -> str:
-    """Two digits or so: 1.0, 3.5, 26; "any number of" for what has no end."""
-    return "any number of" if math.isinf(ratio) else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+    """Two digits or so: 1.0, 3.5, 26."""
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
 
 
 def difference_rows(compared: Compared) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -222,12 +232,12 @@ def difference_rows(compared: Compared) -> tuple[Sequence[str], Sequence[Sequenc
         (
             names[d.a],
             names[d.b],
-            f"at {si(d.flops[0])} FLOPs" if d.basis == "flops" else "at the end",
+            f"at {si(d.flops[0])} FLOPs" if d.basis == "flops" else "at the last evaluation",
             percent(d.accuracies[0]),
             percent(d.accuracies[1]),
             _signed(d.difference),
             f"{_signed(d.low)} to {_signed(d.high)}",
-            f"{d.p_holm:.3f}" if d.p_holm >= 0.001 else "< 0.001",
+            _p(d.p_holm).removeprefix("p ").removeprefix("= "),
             str(d.problems),
         )
         for d in compared.differences
