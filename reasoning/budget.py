@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ from reasoning.prices import Prices
 from reasoning.records import Cost
 
 __all__ = ["LIMITS", "PHASES", "Budget", "Charge", "Ledger", "Left", "Reservation"]
+
+PATIENCE_SECONDS = 2.0
+"""How long an opener of a ledger's file waits for another to let go of it."""
 
 
 @dataclass(slots=True)
@@ -172,10 +176,11 @@ class Ledger:
             file = AppendFile(path)
         except OSError as e:
             raise cannot_write(path, e) from e
-        alone = file.lock()
-        if not alone and (self.budget is not None or not file.lock(shared=True)):
+        try:
+            alone = self._enter(file)
+        except PoolError:
             file.close()
-            raise PoolError(f"{path}: another process is spending from this budget; wait for it to end.")
+            raise
         reading = read_lines(file.read(), path.name, live=not alone)
         self.notes += reading.notes
         if alone and reading.whole_bytes < file.size:
@@ -194,8 +199,29 @@ class Ledger:
             file.append(frame_row({"ledger": self.id, "format": FORMAT}))
             fsync_folder(path.parent)
         if alone and self.budget is None:
-            file.lock(shared=True)  # others may write beside us, where there is no budget to keep
+            try:
+                self._enter(
+                    file, mending=False
+                )  # others may write beside us, where there is no budget to keep
+            except PoolError:
+                file.close()
+                raise
         return file
+
+    def _enter(self, file: AppendFile, mending: bool = True) -> bool:
+        """Lock the file: alone, or where there is no budget to keep (and it is not ``mending`` that is to be done)
+        beside others. Whether we are alone. Waits for those who only begin: they are alone while they read."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            if (mending or self.budget is not None) and file.lock():
+                return True
+            if self.budget is None and file.lock(shared=True):
+                return False
+            if time.monotonic() > until:
+                raise PoolError(
+                    f"{file.path}: another process is spending from this budget; wait for it to end."
+                )
+            time.sleep(0.01)
 
     def _take(self, rows: list[Any], path: Path) -> None:
         """Go on from what a file holds."""

@@ -29,6 +29,16 @@ def default_sampling(engine: Engine) -> Sampling:
     return getattr(engine, "sampling", None) or Sampling()
 
 
+def catch_up(ledger: Ledger, pool: Pool, others: bool = False) -> None:
+    """Charge what ``pool`` was charged and a kill kept from ``ledger`` (others: see `Ledger.recover`).
+
+    Under a budget the pool is read anew: whoever had the purse before us may have drawn, and died, after we opened
+    the pool and before the purse was ours."""
+    if ledger.budget is not None:
+        pool.refresh()
+    ledger.recover(pool.charges(), others)
+
+
 def draw_keys(draw: Draw, model: str) -> list[str]:
     """The keys of the chains that a draw asks for, one per index."""
     problem = draw.problem
@@ -104,7 +114,7 @@ class Drawer:
         self.batch_seconds = batch_seconds
         self.total = Outcome()
         if pool is not None:
-            ledger.recover(pool.charges())
+            catch_up(ledger, pool)
             if not pool.models().get(engine.model):
                 pool.add_model(engine.model, {"shape": engine.shape.to_json()} if engine.shape else {})
 

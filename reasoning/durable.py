@@ -8,11 +8,14 @@ one, and what comes after it is still found. This module knows nothing of what t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import secrets
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -246,6 +249,42 @@ def try_lock(fd: int, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+TURN_SECONDS = 60.0
+"""Locks of this kind are held for milliseconds: whoever has one for so long was stopped."""
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, for a moment: one process (or thread) at a time. Waits for its turn; raises
+    PoolError where another keeps it for a minute, OSError where the file cannot be made."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        until = time.monotonic() + TURN_SECONDS
+        while not try_lock(fd):
+            if time.monotonic() > until:
+                raise PoolError(
+                    f"{path}: another process has held this lock for {TURN_SECONDS:g} s. It seems to be stopped "
+                    "(Ctrl-Z?): let it go on, or end it, and run the same command again."
+                )
+            time.sleep(0.005)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def rewriting(path: Path) -> Iterator[Path]:
+    """A new file that takes the place of ``path`` at the end of the block. Other processes that rewrite a file of
+    this folder wait meanwhile, so that what is read in the block is not out of date when it is written."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with turn(path.with_name(".rewriting")):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, e: OSError) -> PoolError:

@@ -5,7 +5,6 @@ Holds one table per verb: the resolved options, beside versions and the source r
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import tomllib
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning import __version__
+from reasoning.durable import rewriting
 from reasoning.errors import UserError
 from reasoning.options import flag, to_toml
 
@@ -69,10 +69,9 @@ def check_same(folder: Path, verb: str, options: Mapping[str, Any], same: Collec
 def write_run(folder: Path, verb: str, options: Mapping[str, Any]) -> None:
     """Store ``options`` of ``verb`` in ``folder/run.toml``, beside the tables of other verbs. Called once
     everything the options name was found, so that a mistyped command leaves no trace."""
-    known = read_run(folder)
-    known["versions"] = versions() | {"revision": git_revision()}
-    known[verb] = dict(options)
+    here = versions() | {"revision": git_revision()}
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".run.toml.partial"
-    partial.write_text(to_toml(known), encoding="utf-8")
-    os.replace(partial, folder / "run.toml")
+    with rewriting(folder / "run.toml") as partial:
+        partial.write_text(
+            to_toml(read_run(folder) | {"versions": here, verb: dict(options)}), encoding="utf-8"
+        )

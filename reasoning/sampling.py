@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from reasoning.budget import Ledger
-from reasoning.drawing import ATTEMPTS, BATCH_CHAINS, BATCH_SECONDS, Drawer, default_sampling
+from reasoning.drawing import ATTEMPTS, BATCH_CHAINS, BATCH_SECONDS, Drawer, catch_up, default_sampling
 from reasoning.engines.base import Engine
 from reasoning.errors import BudgetError, EngineError, ReasoningError, UserError
 from reasoning.pool import Pool
@@ -176,11 +176,13 @@ def _draw_missing(
     """Draw what is missing of ``keys``, sharing it with other processes that fill the same pool: what they claim
     is theirs, half of ours goes to one that waits for work, and theirs is ours when they die."""
     in_vain: set[str] = set()
+    first = True
     with pool.claims() as claims:
         while rest := [k for k in pool.missing(keys) if k not in in_vain]:
             mine = claims.take(rest)
-            if claims.company:
+            if claims.company or first:
                 pool.refresh()  # after the claim: what others had stored before they let go of it is seen
+                first = False
                 mine.intersection_update(pool.missing(rest))
                 report.present = report.wanted - len(pool.missing(keys)) - report.drawn
                 show([])
@@ -284,7 +286,7 @@ def verify(
     """
     ledger = ledger if ledger is not None else Ledger()
     progress = progress or Silent()
-    ledger.recover(pool.charges())
+    catch_up(ledger, pool)
     problems = pool.problems()
     chains = pool.chains(model, sampling, problem_ids)
     known = pool.verdicts(verifier.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.show import note
+from reasoning.drawing import catch_up
 from reasoning.pool import Pool
 from reasoning.prices import Prices, find_prices
 
@@ -28,7 +29,7 @@ def open_ledger(
     ledger = Ledger(budget, folder, prices)
     try:
         if pool is not None:
-            ledger.recover(pool.charges(), others=True)
+            catch_up(ledger, pool, others=True)
     except BaseException:
         ledger.close()
         raise

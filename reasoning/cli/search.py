@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from reasoning.cli.sample import refuse_spent, register_model, sampling_from
 from reasoning.cli.show import note, say
 from reasoning.cluster import CLUSTER
 from reasoning.cluster.verifier import on_cluster
+from reasoning.durable import rewriting
 from reasoning.engines.ray import engine_on
 from reasoning.errors import BudgetError, UserError
 from reasoning.options import option
@@ -128,28 +128,28 @@ def store(
     right: Sequence[bool],
 ) -> None:
     """Write this strategy's answers into ``path``, in the place of its earlier ones; others' rows stay."""
-    kept = [row for row in stored(path) if row["strategy"] != strategy]
-    for problem, solution, correct in zip(problems, solutions, right, strict=True):
-        chain = solution.answer.chain
-        kept.append(
-            {
-                "strategy": strategy,
-                "model": model,
-                "problem_id": problem.id,
-                "question": problem.question,
-                "reference": problem.reference,
-                "answer": solution.answer.answer,
-                "correct": correct,
-                "samples": solution.samples,
-                "output_tokens": solution.cost.output_tokens,
-                "flops": solution.cost.flops,
-                "short": solution.short,
-                "chain": chain.key if chain else None,
-            }
-        )
-    partial = path.with_name(".solutions.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(partial, path)
+    new = [_row(strategy, model, *one) for one in zip(problems, solutions, right, strict=True)]
+    with rewriting(path) as partial:
+        kept = [row for row in stored(path) if row["strategy"] != strategy]
+        partial.write_text("".join(json.dumps(row) + "\n" for row in [*kept, *new]))
+
+
+def _row(strategy: str, model: str, problem: Problem, solution: Solution, correct: bool) -> dict[str, Any]:
+    chain = solution.answer.chain
+    return {
+        "strategy": strategy,
+        "model": model,
+        "problem_id": problem.id,
+        "question": problem.question,
+        "reference": problem.reference,
+        "answer": solution.answer.answer,
+        "correct": correct,
+        "samples": solution.samples,
+        "output_tokens": solution.cost.output_tokens,
+        "flops": solution.cost.flops,
+        "short": solution.short,
+        "chain": chain.key if chain else None,
+    }
 
 
 def stored(path: Path) -> list[dict[str, Any]]:

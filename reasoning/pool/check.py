@@ -7,8 +7,8 @@ are gone, files that a killed writer left) is told beside it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reasoning.durable import cannot_write, fsync_folder, try_lock
+from reasoning.durable import AppendFile, cannot_write, fsync_folder, try_lock
 from reasoning.errors import PoolError
 from reasoning.pool import keyindex, shards, wal
 from reasoning.pool.columns import COST_FIELDS, IDENTITY, SCHEMAS, is_key
@@ -48,6 +48,26 @@ def check(path: str | Path, repair: bool = False) -> CheckReport:
     """Raises UserError when there is no pool, PoolError when it was written by a newer version or when the disk
     refuses a repair."""
     folder = find_folder(path, create=False)
+    with _alone(folder) if repair else nullcontext():
+        return _check(path, folder, repair)
+
+
+@contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """Two that mend the same file would get into each other's way. Raises PoolError where another is at it."""
+    try:
+        file = AppendFile(folder.path / ".repair")
+    except OSError as e:
+        raise cannot_write(folder.path, e) from e
+    try:
+        if not file.lock():
+            raise PoolError(f"{folder.path}: another process is repairing this pool; wait for it to end.")
+        yield
+    finally:
+        file.close()
+
+
+def _check(path: str | Path, folder: Folder, repair: bool) -> CheckReport:
     report = CheckReport(folder.path)
     _check_manifest(folder, report)
     sealed = folder.sealed()
@@ -207,6 +227,9 @@ def _check_files(folder: Folder, sealed: dict[str, Sealed], report: CheckReport,
                 if repair:
                     report.repaired.append(f"{path.name} is taken in again.")
     with folder.locked() if repair else nullcontext():  # no writer is beginning a file
+        at_work |= {
+            path.stem for path in folder.wal_paths() if _held(path)
+        }  # some have begun since we looked
         left = [p for p in folder.path.rglob(".*.tmp") if not any(name in p.name for name in at_work)]
         if left:
             report.remarks.append(f"{len(left)} temporary files of killed writers.")

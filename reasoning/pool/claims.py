@@ -10,20 +10,19 @@ chain, since the same key gives the same chain. This module knows nothing of cha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reasoning.durable import cannot_write, try_lock
+from reasoning.durable import cannot_write, try_lock, turn
 from reasoning.pool.columns import key_numbers
 from reasoning.pool.keyindex import Numbers, Part, in_order
 
@@ -100,14 +99,8 @@ class Claims:
 
     # ---- files
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return turn(self.folder / ".lock")
 
     def _write(self, numbers: Numbers, idle: bool) -> None:
         content = in_order(numbers).astype("<u8").tobytes()

@@ -17,7 +17,6 @@ which rows overrule one another. This module knows nothing of chains beyond `Seg
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import filecmp
 import json
 import os
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reasoning.durable import AppendFile, cannot_write, frame_row, fsync_folder, read_lines
+from reasoning.durable import AppendFile, cannot_write, frame_row, fsync_folder, read_lines, turn
 from reasoning.errors import PoolError, UserError
 from reasoning.pool import keyindex, shards, wal
 from reasoning.pool.columns import COST_FIELDS, SCHEMAS, chains_from, key_numbers, verdicts_from
@@ -193,15 +192,12 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder's lock: only one process at a time seals. Waits for its turn."""
-        try:
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as e:
-            raise cannot_write(self.path, e) from e
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(turn(self.path / "lock"))
+            except OSError as e:
+                raise cannot_write(self.path, e) from e
             yield
-        finally:
-            os.close(fd)
 
     def new_wal(self) -> tuple[str, AppendFile]:
         """A write-ahead file of our own, locked, younger than every segment there is."""

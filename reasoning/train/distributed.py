@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from reasoning.errors import UserError
+from reasoning.errors import ReasoningError, UserError
 
 T = TypeVar("T")
 
@@ -139,12 +139,26 @@ def join(device: str) -> tuple[Ranks, str]:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[tuple[Ranks, str]]:
-    """`join`, and part again."""
+    """`join`, and part again. Raises ReasoningError in place of the traceback of a message that never came, where
+    another of the processes has ended."""
     ranks, device = join(device)
     try:
         yield ranks, device
+    except RuntimeError as error:
+        if ranks.size == 1 or not _left_alone(error):
+            raise
+        raise ReasoningError(
+            f"Rank {ranks.rank} of {ranks.size} stops, because another process of this run has ended: that one says "
+            "why (torchrun names it under Root Cause). The same command goes on from the last checkpoint."
+        ) from error
     finally:
         leave(ranks)
+
+
+def _left_alone(error: RuntimeError) -> bool:
+    """Whether it says that another process did not answer: gloo's messages name its source file, the others are of a
+    class of their own."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def leave(ranks: Ranks) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
+from reasoning.drawing import catch_up
 from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.train.distributed import ALONE, Ranks
@@ -27,6 +28,7 @@ class Shared:
             if turn == ranks.rank:
                 self.pool = Pool.open(folder)
                 self.ledger = Ledger(budget, path=folder)
+                catch_up(self.ledger, self.pool)
             ranks.wait()
 
     def close(self) -> None:

@@ -13,10 +13,11 @@ from test_pool import PROBLEMS, chain, full
 
 from reasoning.budget import Ledger
 from reasoning.cli import main
-from reasoning.errors import UserError
+from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool, shards
 from reasoning.pool.check import check
 from reasoning.pool.export import export
+from reasoning.pool.folder import Folder
 from reasoning.pool.merge import merge
 from reasoning.recorded import import_rows
 from reasoning.records import Cost
@@ -224,6 +225,36 @@ def test_a_damaged_shard_is_set_aside_and_the_rest_kept(tmp_path, monkeypatch, c
         assert pool.missing([c.key for c in chains]) == [c.key for c in chains[:5]]
         pool.append(chains[:5])
         assert pool.chains() == chains
+
+
+def test_a_repair_lets_the_files_of_a_writer_be_that_began_meanwhile(tmp_path, monkeypatch):
+    full(tmp_path)
+    plain, writers = Folder.strange, []
+
+    def strange(folder):  # looked at after the list of writers
+        if not writers:
+            writers.append(Pool.open(tmp_path))
+            writers[0].append([chain(index=9)])
+            (file,) = folder.wal_paths()
+            (tmp_path / "pool" / "shards" / f".chains-{file.stem}.parquet.tmp").touch()
+        return plain(folder)
+
+    monkeypatch.setattr(Folder, "strange", strange)
+    (tmp_path / "pool" / "shards" / ".chains-123-ab.parquet.tmp").touch()
+    assert check(tmp_path, repair=True).repaired == ["1 temporary files were removed."]
+    writers[0].close()
+
+
+def test_two_repairs_at_a_time_are_one_too_many(tmp_path, monkeypatch):
+    full(tmp_path)
+
+    def again(folder):
+        with pytest.raises(PoolError, match="another process is repairing"):
+            check(tmp_path, repair=True)
+        return []
+
+    monkeypatch.setattr(Folder, "strange", again)
+    assert check(tmp_path, repair=True).whole
 
 
 @pytest.mark.parametrize("what", ["footer", "missing", "index", "manifest", "temporary"])

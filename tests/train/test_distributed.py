@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import rank
+import small_runs
 import torch
 from safetensors.torch import load_file
 
@@ -135,3 +136,43 @@ def test_a_run_of_two_processes_is_killed_and_goes_on_to_the_same_bits(tmp_path)
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert max(r.get("sampling_logp_difference/max", 0) for r in rows) < 1e-4
     assert "Resumed after step 2" in said[0]
+
+
+FAILING = """import os
+
+def failing(response, **_):
+    if os.environ["RANK"] == "1":
+        {how}
+    return float(len(response) % 2 == 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [("os._exit(9)", 9, ""), ("raise ValueError('no verdict today')", 2, "no verdict today")],
+)
+def test_a_rank_that_ends_alone_ends_the_others_too_in_one_line(tmp_path, how, code, words):
+    """Without torchrun, which would end them: each notices by itself, at once."""
+    small_runs.train(small_runs.cold_start(tmp_path))
+    (tmp_path / "reward.py").write_text(FAILING.format(how=how))
+    flags = [
+        "train",
+        str(tmp_path / "run"),
+        "--model",
+        str(tmp_path / "base" / "model"),
+        "--task",
+        "word:train:n=16",
+    ]
+    flags += [
+        "--verifier",
+        f"{tmp_path}/reward.py:failing",
+        "--max-new-tokens",
+        "8",
+        "--problems-per-step",
+        "4",
+    ]
+    codes, said = start(["-m", "reasoning", *flags], 2, tmp_path)
+    assert codes == [1, code], said[0][-3000:]
+    assert words in said[1]
+    assert "Rank 0 of 2 stops, because another process of this run has ended" in said[0].splitlines()[-1]
+    assert "Traceback" not in said[0] + said[1]
