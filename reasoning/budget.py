@@ -88,6 +88,11 @@ class Reservation:
         charge = self.prepare(actual, samples, discarded_tokens, failed_tokens=failed_tokens)
         return self.commit(charge, final)
 
+    def shrink(self, worst: Cost) -> None:
+        """Give back what is set aside beyond ``worst``, which has turned out to be the most. Raises ValueError
+        where that is more than before."""
+        self.ledger._shrink(self, worst)
+
     def release(self) -> None:
         self.ledger._release(self)
 
@@ -457,6 +462,18 @@ class Ledger:
             if held.open:
                 self._hold(held.worst, held.samples, held.price, -1)
                 held.open = False
+
+    def _shrink(self, held: Reservation, worst: Cost) -> None:
+        old = held.worst
+        if worst.tokens > old.tokens or worst.flops > old.flops or worst.seconds > old.seconds:
+            raise ValueError(f"{worst} is more than the {old} that was set aside")
+        with self._lock:
+            if not held.open:
+                raise ValueError("this reservation is settled or released already")
+            price = self.most(worst, held.model)
+            self._hold(worst, held.samples, price, 1)
+            self._hold(old, held.samples, held.price, -1)
+            held.worst, held.price = worst, price
 
     def _commit(self, held: Reservation, charge: Charge, final: bool, stored: bool) -> None:
         with self._lock:

@@ -71,6 +71,19 @@ def test_parts_are_settled_one_by_one():
     assert ledger.spent.cost == tokens(50)
 
 
+def test_what_is_set_aside_shrinks_and_never_grows():
+    ledger = Ledger(Budget(tokens=100, flops=1000.0))
+    held = ledger.reserve(tokens(80), phase="train")
+    held.shrink(tokens(30))
+    assert (ledger.left().tokens, ledger.left().flops) == (70, 700.0)
+    with pytest.raises(ValueError, match="more than"):
+        held.shrink(tokens(31))
+    held.release()
+    assert (ledger.left().tokens, ledger.left().flops) == (100, 1000.0)
+    with pytest.raises(ValueError, match="released already"):
+        held.shrink(tokens(1))
+
+
 def test_cached_tokens_are_not_charged_as_computed():
     ledger = Ledger(Budget(tokens=10))
     ledger.charge(Cost(prompt_tokens=4, cached_tokens=1000, scored_tokens=2), phase="verify")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-PROBLEMS, CHAINS = 400, 4
+PROBLEMS, CHAINS = 400, 16
 """Held-out problems, and chains of each, before and after."""
 ON_THE_WAY = 100
 """Problems of the evaluations between."""

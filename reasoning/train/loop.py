@@ -86,6 +86,16 @@ def train(
         return _Run(replace(options, device=device), goal, run, shown, say, ranks).finish()
 
 
+_LEFT = {
+    "known": "The next step takes {}; less than that is left.",
+    "lately": "The largest of the last steps took {}; less than that is left.",
+    "most": "A step may take up to {}, every chain at --max-new-tokens; less than that is left.",
+    "begun": "One more problem of the next step may take up to {}, every chain at --max-new-tokens; less than that "
+    "is left. The chains of it that are drawn are kept for a larger budget.",
+}
+"""What is said when the budget ends a run, by `BudgetSpent.of`."""
+
+
 class _Run:
     """One training run between two kills."""
 
@@ -214,16 +224,14 @@ class _Run:
             try:
                 metrics = self._step(step)
             except BudgetSpent as spent:
+                needed = f"{human(spent.needed.tokens)} tokens and {human(spent.needed.flops)} FLOPs"
                 if not step:
+                    what = "one more problem" if spent.of == "begun" else "one step"
                     raise BudgetError(
-                        f"The budget {options.budget} cannot pay for one step, which may take up to "
-                        f"{human(spent.worst.tokens)} tokens and {human(spent.worst.flops)} FLOPs. Raise it, or "
-                        "lower --problems-per-step, --chains-per-problem or --max-new-tokens."
+                        f"The budget {options.budget} cannot pay for {what}, which may take up to {needed}. Raise "
+                        "it, or lower --problems-per-step, --chains-per-problem or --max-new-tokens."
                     ) from None
-                self.say(
-                    f"A step may take up to {human(spent.worst.tokens)} tokens and {human(spent.worst.flops)} FLOPs, "
-                    "every chain at --max-new-tokens; less than that is left."
-                )
+                self.say(_LEFT[spent.of].format(needed))
                 self._checkpoint(step)
                 return step, "budget"
             done = step + 1
@@ -245,7 +253,7 @@ class _Run:
         version = self.lineage
         data = self.steps.take(step, version)
         if self.ledger.budget is not None and not data.held and not self.ledger.fits(self._known_cost(data)):
-            raise BudgetSpent(self._known_cost(data))
+            raise BudgetSpent(self._known_cost(data), "known")
         stale = min(step, self.steps.staleness) if self._draws else 0
         if not self.options.asynchronous:
             self.generator.rest()

@@ -6,6 +6,7 @@ advantages or optimizers.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reasoning.budget import Ledger, Reservation
+from reasoning.budget import Charge, Ledger, Reservation
 from reasoning.drawing import draw_keys
 from reasoning.errors import PoolError, ReasoningError
 from reasoning.pool import Pool
@@ -114,13 +115,19 @@ class ModelSource:
         limit = min(wanted * self.options.max_refill, self.stream.size)
         self.seconds, self.held = 0.0, []
         started = time.monotonic()
-        drawn = self._groups(self.stream.next(wanted))
+        asked = self.stream.next(wanted)
+        self._begin(asked)
+        drawn, spent = self._groups(asked)
+        if spent is not None:
+            for held in self.held:
+                held.release()
+            raise spent
         if self.objective.dynamic_sampling:
             while (missing := wanted - sum(g.differs for g in drawn)) > 0 and len(drawn) < limit:
                 more = self.stream.next(min(missing, limit - len(drawn)), {g.problem.id for g in drawn})
-                try:
-                    drawn += self._groups(more)
-                except BudgetSpent:
+                found, spent = self._groups(more)
+                drawn += found
+                if spent is not None:
                     break  # the step goes on with what it has
         self._refuse_silence(drawn)
         groups = [g.rows() for g in drawn if g.differs or not self.objective.dynamic_sampling]
@@ -136,11 +143,52 @@ class ModelSource:
         metrics["sample_seconds"] = time.monotonic() - started - self.seconds
         return StepData(groups, metrics, sum(flops), tokens, self.held)
 
-    def _groups(self, problems: Sequence[Problem]) -> list[Group]:
-        if not problems:
-            return []
+    def _begin(self, problems: Sequence[Problem]) -> None:
+        """Raises BudgetSpent where the purse will hardly pay for a step with these problems, PoolError where
+        ``recorded`` chains are missing.
+
+        A step that has begun (before a kill, or within a smaller budget) goes on. Another one needs as much as the
+        largest of the last ones took; the first, of which nothing is known, what it may take at its longest.
+        """
+        if not self.recorded and self.ledger.budget is None:
+            return
+        keys = [key for p in problems for key in draw_keys(self._draw_of(p), self.engine.model)]
+        missing = self.pool.missing(keys)
+        if self.recorded and missing:
+            raise PoolError(
+                f"{len(missing)} chains of {self.engine.model} are not in {self.pool.path} any more, and the weights "
+                "that drew them are gone: begin this run anew in another folder."
+            )
+        if self.ledger.budget is None or len(missing) < len(keys):
+            return
+        lately = largest_step(self.ledger.charges, self.objective.name)
+        if lately is not None:
+            if not self.ledger.fits(lately.cost, lately.samples, price=lately.price or 0.0):
+                raise BudgetSpent(lately.cost, "lately")
+        elif self._affordable(problems) < len(problems):
+            raise BudgetSpent(self._worst(problems)[0] + self._learning(problems), "most")
+
+    def _groups(self, problems: Sequence[Problem]) -> tuple[list[Group], BudgetSpent | None]:
+        """The groups of ``problems``, or of the first of them that the purse pays for, with what it lacks for more.
+
+        As many as it pays for at their longest are drawn at a time, so that what they did not need pays for others.
+        """
+        groups: list[Group] = []
+        left = list(problems)
+        while left:
+            count = self._affordable(left)
+            if not count:
+                return groups, BudgetSpent(self._worst(left[:1])[0] + self._learning(left[:1]), "begun")
+            held = self._hold(left[:count])
+            drawn = self._drawn(left[:count])
+            if held is not None:  # from what learning may take to what it takes
+                held.shrink(self._whole_cost([len(row) for group in drawn for row in group.rows()]))
+            groups += drawn
+            left = left[count:]
+        return groups, None
+
+    def _drawn(self, problems: Sequence[Problem]) -> list[Group]:
         n = self.options.chains_per_problem
-        self._look_ahead(problems)
         mine = self.ranks.share(problems)
         sample(mine, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
         started = time.monotonic()
@@ -174,43 +222,56 @@ class ModelSource:
             for id, found in chains.items()
         ]
 
-    def _look_ahead(self, problems: Sequence[Problem]) -> None:
-        """Set aside what learning from these chains can take at most. Raises BudgetSpent where the purse has no room
-        for that and for drawing what is missing, PoolError where ``recorded`` chains are missing."""
-        if not self.recorded and self.ledger.budget is None:
-            return
-        draws = [Draw(p, self.sampling, tuple(range(self.options.chains_per_problem))) for p in problems]
-        keys = [key for draw in draws for key in draw_keys(draw, self.engine.model)]
-        missing = set(self.pool.missing(keys))
-        if self.recorded and missing:
-            raise PoolError(
-                f"{len(missing)} chains of {self.engine.model} are not in {self.pool.path} any more, and the weights "
-                "that drew them are gone: begin this run anew in another folder."
-            )
+    def _affordable(self, problems: Sequence[Problem]) -> int:
+        """How many of these problems, from the first on, the purse pays for: drawing what is missing of their chains
+        and learning from all, at their longest."""
         if self.ledger.budget is None:
-            return
-        worst, count = Cost(), 0
-        for draw in draws:
-            left = [
-                i
-                for i, key in zip(draw.indices, draw_keys(draw, self.engine.model), strict=True)
-                if key in missing
-            ]
-            if left:
-                worst += self.engine.worst_case(dataclasses.replace(draw, indices=tuple(left)))
-                count += len(left)
-        n, most = self.options.chains_per_problem, self.options.max_new_tokens
-        lengths = [len(self.engine.ask(p)) + most for p in problems for _ in range(n)]
-        learning = whole_cost(self.objective, self.options, self.training_flops, lengths)
-        price = self.ledger.most(worst + learning, self.engine.model)
-        if not self.ledger.fits(worst + learning, count, price=price):
-            raise BudgetSpent(worst + learning)
+            return len(problems)
+
+        def too_many(count: int) -> bool:
+            worst, samples = self._worst(problems[:count])
+            worst += self._learning(problems[:count])
+            return not self.ledger.fits(worst, samples, price=self.ledger.most(worst, self.engine.model))
+
+        counts = range(1, len(problems) + 1)
+        return len(counts) if not too_many(len(counts)) else bisect.bisect_left(counts, True, key=too_many)
+
+    def _hold(self, problems: Sequence[Problem]) -> Reservation | None:
+        """Set aside what learning from these chains takes at most."""
+        if self.ledger.budget is None:
+            return None
+        learning = self._learning(problems)
         held = self.ledger.reserve(
             learning, phase="train", strategy=self.objective.name, model=self.engine.model
         )
         if held is None:
-            raise BudgetSpent(worst + learning)
+            raise BudgetSpent(learning, "begun")
         self.held.append(held)
+        return held
+
+    def _draw_of(self, problem: Problem) -> Draw:
+        return Draw(problem, self.sampling, tuple(range(self.options.chains_per_problem)))
+
+    def _worst(self, problems: Sequence[Problem]) -> tuple[Cost, int]:
+        """What drawing the chains that are missing takes at most, and how many they are."""
+        draws = [self._draw_of(p) for p in problems]
+        keys = [draw_keys(draw, self.engine.model) for draw in draws]
+        missing = set(self.pool.missing([key for of_draw in keys for key in of_draw]))
+        worst, count = Cost(), 0
+        for draw, of_draw in zip(draws, keys, strict=True):
+            left = tuple(i for i, key in zip(draw.indices, of_draw, strict=True) if key in missing)
+            if left:
+                worst += self.engine.worst_case(dataclasses.replace(draw, indices=left))
+                count += len(left)
+        return worst, count
+
+    def _learning(self, problems: Sequence[Problem]) -> Cost:
+        """What learning from these problems' chains takes at most."""
+        n, most = self.options.chains_per_problem, self.options.max_new_tokens
+        return self._whole_cost([len(self.engine.ask(p)) + most for p in problems for _ in range(n)])
+
+    def _whole_cost(self, lengths: Sequence[int]) -> Cost:
+        return whole_cost(self.objective, self.options, self.training_flops, lengths)
 
     def _rationalised(self, unsolved: Sequence[Group]) -> tuple[list[list[Row]], list[Group]]:
         """Right chains that were drawn with the answer given as a hint, as rows behind the bare question; and all
@@ -228,10 +289,7 @@ class ModelSource:
             self._task[asked.id] = self._task[problem.id]
             prompt_ids[asked.id] = group.chains[0].prompt_token_ids
         rates = dict(self.stream.state["rates"])
-        try:
-            drawn = self._groups(hinted)
-        except BudgetSpent:
-            drawn = []
+        drawn, _ = self._groups(hinted)
         self.stream.state["rates"] = rates  # what a hint solved says nothing of the question
         rows = [
             [dataclasses.replace(r, prompt_ids=prompt_ids[g.problem.id], old_logprobs=()) for r in g.rows()]
@@ -303,6 +361,29 @@ class ModelSource:
         prompt = len(chains[0].prompt_token_ids)
         lengths = np.array([len(c.token_ids) for c in chains])
         return float(shape.prefill_flops(prompt)) + float(np.sum(shape.decode_flops(prompt, lengths)))
+
+
+def largest_step(charges: Sequence[Charge], strategy: str, lately: int = 4) -> Charge | None:
+    """In each column the most that one of the last ``lately`` training steps was charged; None before the first is
+    done. A step's rows are those of the phase "train" up to the one of its update, which ``strategy`` names; one
+    that was learned again after a kill, from stored chains, is no measure."""
+    steps, now = [], Charge()
+    for charge in charges:
+        if charge.phase != "train":
+            continue
+        now += charge
+        if charge.strategy == strategy:
+            steps += [now] if now.samples else []
+            now = Charge()
+    steps = steps[-lately:]
+    if not steps:
+        return None
+    most = Cost(
+        output_tokens=max(s.cost.tokens for s in steps),
+        flops=max(s.cost.flops for s in steps),
+        seconds=max(s.cost.seconds for s in steps),
+    )
+    return Charge(cost=most, samples=max(s.samples for s in steps), price=max(s.price or 0.0 for s in steps))
 
 
 def _rates(

@@ -37,11 +37,17 @@ class StepData:
 
 
 class BudgetSpent(Exception):
-    """What is left of the purse cannot pay for another step, which may take up to ``worst``."""
+    """What is left of the purse does not pay for another step.
 
-    def __init__(self, worst: Cost):
-        super().__init__(worst)
-        self.worst = worst
+    needed: what it has no room for. of: what that is, "known" (a step whose rows are there), "most" (a step at its
+    longest), "lately" (the largest of the last steps) or "begun" (one more problem of a step whose other chains are
+    drawn and stored).
+    """
+
+    def __init__(self, needed: Cost, of: str):
+        super().__init__(needed, of)
+        self.needed = needed
+        self.of = of
 
 
 class Source(Protocol):

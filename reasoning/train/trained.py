@@ -23,7 +23,7 @@ STOPPED = {
     "steps": "",
     "patience": "the evaluations no longer improve (--patience)",
     "solved": "every chain of the last steps was right: these problems have nothing left to teach",
-    "budget": "the budget has no room for another step at its longest; a larger --budget goes on from here",
+    "budget": "the budget has no room for another step; a larger --budget goes on from here",
 }
 """Why a run ended, and what is said of it."""
 

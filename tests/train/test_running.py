@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from small_runs import metrics, reinforce
 
-from reasoning.budget import Budget, Ledger
+from reasoning.budget import Budget, Charge, Ledger
 from reasoning.errors import BudgetError, EngineError, MissingExtra, ReasoningError, UserError
 from reasoning.pool import Pool
+from reasoning.records import Cost
 from reasoning.tasks import verifier_of
 from reasoning.train import checks, evaluate
 from reasoning.train.distributed import Ranks
@@ -24,6 +25,7 @@ from reasoning.train.journal import Journal
 from reasoning.train.loop import train
 from reasoning.train.objective import objective
 from reasoning.train.peaks import multiplying, of_device
+from reasoning.train.rollouts import largest_step
 from reasoning.train.trackers import open_trackers
 
 
@@ -124,7 +126,7 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(home):
     assert 0 < first.summary["steps"] < 3
     assert first.summary["stopped"] == "budget"
     assert "the budget has no room for another step" in said[-1]
-    assert said[-2].startswith("A step may take up to ")
+    assert said[-2].startswith("The largest of the last steps took ")
     assert "less than that is left" in said[-2]
     with Ledger(Budget.parse(small.budget), path=home / "small") as ledger:
         assert ledger.spent.cost.tokens <= ledger.budget.tokens
@@ -134,6 +136,73 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(home):
     assert second.resumed_at == first.summary["steps"]
     a, b = weights(whole.folder), weights(second.folder)
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+LONGEST = 400
+
+
+def long(home, run, **changes):
+    """Chains of this base end long before `LONGEST`, so at its longest a step takes several times what it takes;
+    and hardly two have the same reward, so all are learned from."""
+    unlike = reward(home, "unlike", "return len(response) % 97 / 97")
+    rest = {"eval_every": 0, "eval_task": "", "max_new_tokens": LONGEST, "verifier": unlike}
+    return reinforce(home, run, **rest | changes)
+
+
+@pytest.fixture(scope="module")
+def unlimited(home):
+    """A run without a budget: (its folder, tokens of it, tokens of its last step)."""
+    run = train(long(home, "roomy"))
+    with Ledger(path=home / "roomy", read_only=True) as ledger:
+        last = largest_step(ledger.charges, "grpo", lately=1)
+        return run.folder, ledger.spent.cost.tokens, last.cost.tokens
+
+
+def test_what_chains_do_not_need_pays_for_others(home, unlimited):
+    folder, spent, last = unlimited
+    of_problem = 2 * 4 * LONGEST  # drawn and learned from, without prompts
+    budget = spent + of_problem * 5 // 4
+    assert budget - (spent - last) < 4 * of_problem, "room for the last step at its longest shows nothing"
+    tight = train(long(home, "tight", budget=f"tokens={budget}"))
+    assert (tight.summary["steps"], tight.summary["stopped"]) == (3, "steps")
+    a, b = weights(folder), weights(tight.folder)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_step_that_the_budget_ended_within_goes_on_from_its_chains(home, unlimited, monkeypatch):
+    folder, spent, _ = unlimited
+    options = long(home, "within")
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr("reasoning.train.rollouts.largest_step", lambda *a: Charge())  # expects too little
+        first = train(replace(options, budget=f"tokens={spent - 200}"), log=said.append)
+    assert (first.summary["steps"], first.summary["stopped"]) == (2, "budget")
+    assert said[-2].startswith("One more problem of the next step may take up to ")
+    with Pool.open(home / "within", read_only=True) as pool:
+        assert 32 < len(pool) < 48
+    second = train(replace(options, budget=f"tokens={2 * spent}"))
+    with Ledger(path=home / "within", read_only=True) as ledger:
+        assert ledger.spent.samples == 48, "no chain was drawn twice"
+    a, b = weights(folder), weights(second.folder)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_the_largest_of_the_last_steps():
+    rows = [
+        Charge("train", "", Cost(output_tokens=70, flops=1.0), 8),
+        Charge("evaluate", "", Cost(output_tokens=999), 99),
+        Charge("train", "grpo", Cost(scored_tokens=30, flops=3.0)),
+        Charge("train", "", Cost(output_tokens=40, flops=2.0), 4),
+        Charge("train", "", Cost(output_tokens=40, flops=2.0), 5),
+        Charge("train", "grpo", Cost(scored_tokens=10, flops=1.0), price=0.5),
+        Charge("train", "grpo", Cost(scored_tokens=900, flops=1.0)),  # learned again, nothing drawn
+        Charge("train", "", Cost(output_tokens=500), 50),  # under way
+    ]
+    assert largest_step(rows[:2], "grpo") is None
+    most = largest_step(rows, "grpo")
+    assert (most.cost.tokens, most.cost.flops, most.samples, most.price) == (100, 5.0, 9, 0.5)
+    last = largest_step(rows, "grpo", lately=1)
+    assert (last.cost.tokens, last.cost.flops, last.samples) == (90, 5.0, 9)
 
 
 def test_a_budget_for_no_step_is_refused(home):
