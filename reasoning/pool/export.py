@@ -87,9 +87,7 @@ def export(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     names = pool.verifiers()
-    verifier = verifier and verifier_named(verifier, names)
-    if verifier and verifier not in names:
-        raise unknown("verifier", verifier, names, f"{pool.path} has: {', '.join(names) or 'no verdicts'}")
+    verifier = verifier and verifier_named(verifier, names, str(pool.path))
     if not verifier and len(names) == 1:
         verifier = next(iter(names))
     if correct_only and not verifier:

@@ -9,6 +9,7 @@ Knows nothing of objectives or optimizers.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from reasoning.errors import PoolError, UserError, unknown
+from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
-from reasoning.pool.judges import verifier_named
+from reasoning.pool.judges import short_name, verifier_named
 from reasoning.records import Chain, Problem
-from reasoning.spec import parse_spec
+from reasoning.spec import convert, parse_spec
 from reasoning.train.rows import Row
 from reasoning.train.sources import StepData, choose
 from verifiers import CORRECT_AT
 
 POOL = "pool:"
+_SOURCE = re.compile(r"^pool:(?P<run>.+?):(?P<options>(?:verifier|at_least)=.*)$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +51,45 @@ def read_accepted(
     """
     found: dict[tuple[str, str], Accepted] = {}
     for spec in specs:
-        if not spec.startswith(POOL):
-            raise UserError(
-                f"--source {spec!r}: write pool:RUN, the folder of a run that sampled or searched."
-            )
-        parsed = parse_spec(spec)
-        wanted = parsed.take({"verifier": "", "at_least": CORRECT_AT})
-        with Pool.open(parsed.argument, create=False, read_only=True) as pool:
-            for one in _of_pool(pool, wanted["verifier"], wanted["at_least"], spec):
+        run, verifier, at_least = parse_source(spec)
+        with Pool.open(run, create=False, read_only=True) as pool:
+            for one in _of_pool(pool, verifier, at_least, run, spec):
                 if one.chain.key in only if only is not None else one.chain.key not in without:
                     found.setdefault((one.problem.id, one.chain.text), one)
     return list(found.values())
 
 
-def _of_pool(pool: Pool, verifier: str, at_least: float, spec: str) -> list[Accepted]:
+def parse_source(spec: str) -> tuple[str, str, float]:
+    """(run, verifier or "", least score) of ``pool:RUN[:verifier=NAME,at_least=SCORE]``. A verifier's name may hold
+    colons, commas and equals signs (``learned:FOLDER:version=..``): it goes on to the next option. Raises UserError.
+    """
+    if not spec.startswith(POOL):
+        raise UserError(f"--source {spec!r}: write pool:RUN, the folder of a run that sampled or searched.")
+    wanted: dict[str, Any] = {"verifier": "", "at_least": CORRECT_AT}
+    if not (found := _SOURCE.match(spec)):
+        parsed = parse_spec(spec)
+        parsed.take(wanted)  # refuses a mistyped option
+        return parsed.argument, "", CORRECT_AT
+    given = re.split(r",(?=(?:verifier|at_least)=)", found["options"])
+    for part in given:
+        key, _, value = part.partition("=")
+        wanted[key] = convert(value, wanted[key], f"{key} in {spec!r}")
+    return found["run"], wanted["verifier"], wanted["at_least"]
+
+
+def _of_pool(pool: Pool, verifier: str, at_least: float, run: str, spec: str) -> list[Accepted]:
     known = pool.verifiers()
     if not known:
-        run = parse_spec(spec).argument
         raise UserError(
             f"{spec}: no chain was judged there yet. Run:  reasoning verify {run} --verifier NAME"
         )
     if not verifier and len(known) > 1:
+        names = [short_name(name, known) for name in known]
         raise UserError(
-            f"{spec}: several verifiers judged there; say whose word counts:  {spec}:verifier="
-            f"{next(iter(known)).partition(':version=')[0]}"
+            f"{spec}: several verifiers judged there ({', '.join(names)}); say whose word counts:  "
+            f"{spec}{',' if _SOURCE.match(spec) else ':'}verifier={names[0]}"
         )
-    verifier = verifier_named(verifier, known) if verifier else next(iter(known))
-    if verifier not in known:
-        raise unknown(f"verifier in {spec}", verifier, known)
+    verifier = verifier_named(verifier, known, run) if verifier else next(iter(known))
     problems, verdicts = pool.problems(), pool.verdicts(verifier)
     found = []
     for chain in pool.chains():

@@ -16,6 +16,7 @@ import numpy as np
 
 from reasoning.errors import UserError
 from reasoning.pool import Pool
+from reasoning.pool.judges import verifier_in
 from reasoning.records import Chain, Problem, digest
 from reasoning.tasks.conversation import check_messages, messages_of, with_messages
 from reasoning.train.rows import Row
@@ -128,8 +129,9 @@ def pairs_of_pool(
     wrong ones, or what a judge likes better against what it likes less. At most ``per_problem`` of each problem, a
     seeded choice in which every chain comes once before any comes again.
 
-    Raises UserError where no problem has such chains.
+    verifier: a name, by the rule of `pool.judges`. Raises UserError where no problem has such chains.
     """
+    verifier = verifier_in(folders, verifier)
     found: dict[str, dict[str, tuple[Chain, float]]] = {}
     problems: dict[str, Problem] = {}
     for folder in folders:

@@ -22,6 +22,7 @@ from reasoning.errors import UserError
 from reasoning.flops import ModelShape
 from reasoning.options import option
 from reasoning.pool import Pool
+from reasoning.pool.judges import verifier_in
 from reasoning.progress import Progress, Silent
 from reasoning.records import Cost, digest
 from reasoning.runfile import check_same, write_run
@@ -201,12 +202,12 @@ def judged_chains(options: FitOptions) -> list[Judged]:
     """As `gather`, the chains themselves."""
     check(options)
     found: dict[tuple[str, str], Judged] = {}
-    allowed = _allowed(options)
+    verifier, allowed = verifier_in(options.pool, options.verifier), _allowed(options)
     problems = []
     for folder in options.pool:
         with Pool.open(folder, create=False, read_only=True) as pool:
             known = pool.problems()
-            verdicts = pool.verdicts(options.verifier)
+            verdicts = pool.verdicts(verifier)
             touched = set()
             for chain in pool.chains():
                 verdict = verdicts.get(chain.key)
@@ -220,7 +221,7 @@ def judged_chains(options: FitOptions) -> list[Judged]:
             problems += [known[id] for id in sorted(touched)]
     if not found:
         raise UserError(
-            f"No chain of the problems of --task has a verdict of {options.verifier!r} in "
+            f"No chain of the problems of --task has a verdict of {verifier!r} in "
             f"{', '.join(options.pool)}: run 'reasoning verify' there first, or name a run that drew "
             "chains of these problems."
         )
@@ -233,7 +234,13 @@ def preference_pairs(options: FitOptions) -> list[Pair]:
     """The pairs of --preferences or of the pools, a seeded choice of at most ``chains``, problems whole."""
     check(options)
     if options.preferences:
-        pairs = load_preferences(options.preferences, options.verifier)
+        pairs = load_preferences(
+            options.preferences,
+            options.verifier,
+            per_problem=options.pairs_per_problem,
+            margin=options.margin,
+            seed=options.seed,
+        )
     else:
         allowed = _allowed(options)
         pairs = pairs_of_pool(

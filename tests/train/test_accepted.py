@@ -121,8 +121,8 @@ def test_sources_that_are_none(home, spec, words):
         read_accepted([spec.format(home)])
 
 
-def test_a_learned_verifier_is_named_without_its_version(home):
-    """A spec cannot hold the version, and a model that is used has no other judge than a learned one."""
+def test_a_learned_verifier_is_named_with_or_without_its_version(home):
+    """Where that tells it apart; with the version where it was fitted several times."""
     search(home, "learned", 0, 8)
     with Pool.open(home / "learned") as pool:
         key = next(c.key for c in pool.chains() if not c.truncated and c.text.strip())
@@ -132,6 +132,15 @@ def test_a_learned_verifier_is_named_without_its_version(home):
     with pytest.raises(UserError, match=r"say whose word counts: .*:verifier=\S+$") as refused:
         read_accepted([f"pool:{home}/learned"])
     assert read_accepted([str(refused.value).split()[-1]])  # what it says to write is understood
+    with Pool.open(home / "learned") as pool:
+        pool.add_verdicts("learned:runs/v:version=2b", {key: Verdict(0.25)}, oracle=False)
+    with pytest.raises(UserError, match=r"one of: learned:runs/v:version=1a, learned:runs/v:version=2b\."):
+        read_accepted([f"pool:{home}/learned:verifier=learned:runs/v"])
+    for options in ("verifier={},at_least={}", "at_least={1},verifier={0}"):
+        for version, score in (("1a", 0.75), ("2b", 0.25)):
+            name = f"learned:runs/v:version={version}"
+            [one] = read_accepted([f"pool:{home}/learned:{options.format(name, score)}"])
+            assert one.score == score
 
 
 def test_its_metrics_are_those_of_learning_alone(home):

@@ -120,6 +120,22 @@ def pool_of(folder, scores):
     return str(folder)
 
 
+def test_a_learned_verifier_that_was_fitted_twice_is_named_by_its_version(tmp_path):
+    """One rule for names: the very name, or its beginning where only one begins so."""
+    run, other = pool_of(tmp_path / "run", [(1.0, 0.0)]), pool_of(tmp_path / "other", [(0.0, 0.0)])
+    with Pool.open(run) as pool:
+        pool.add_verdicts("learned:runs/v:version=1a", pool.verdicts("judge"), oracle=False)
+    for name in ("learned:runs/v", "learned:runs/v:version=1a", "learned"):
+        assert len(pairs_of_pool([run, other], name)) == 1
+    with Pool.open(run) as pool:
+        turned = {key: Verdict(1 - v.score) for key, v in pool.verdicts("judge").items()}
+        pool.add_verdicts("learned:runs/v:version=2b", turned, oracle=False)
+    with pytest.raises(UserError, match=r"one of: learned:runs/v:version=1a, learned:runs/v:version=2b\."):
+        load_preferences(f"pool:{run}", "learned:runs/v")
+    chosen = [pairs_of_pool([run], f"learned:runs/v:version={v}")[0].chosen for v in ("1a", "2b")]
+    assert chosen == [" answer 0.", " answer 1."]
+
+
 def test_pairs_of_a_pool_are_those_whose_scores_differ(tmp_path):
     run = pool_of(tmp_path / "run", [(1.0, 0.0, 0.0, 1.0), (0.5, 0.4, None), (0.0, 0.0)])
     pairs = load_preferences(f"pool:{run}", "judge", per_problem=2)

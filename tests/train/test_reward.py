@@ -71,6 +71,16 @@ def test_it_fits_both_keeps_the_better_and_tells_right_from_wrong(home):
     assert fit(options(home)) == json.loads((home / "v" / "verifier.json").read_text())["measured"]
 
 
+def test_verdicts_of_a_learned_verifier_are_labels_too(home, tmp_path):
+    run = fill(tmp_path / "pool")
+    with Pool.open(run) as pool:
+        pool.add_verdicts("learned:runs/v:version=1a", pool.verdicts("numeric"), oracle=False)
+    same = gather(options(home, pool=[run], verifier="learned:runs/v"))
+    assert same == gather(options(home, pool=[run]))
+    with pytest.raises(UserError, match=r"Did you mean 'numeric'.*has verdicts of: numeric, learned"):
+        gather(options(home, pool=[run], verifier="numerics"))
+
+
 def test_problems_are_held_out_whole():
     examples = [Example(f"p{i}", "q", f"r{j}", 1.0) for i in range(40) for j in range(3)]
     held, used = split(examples, seed=0)
