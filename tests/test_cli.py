@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -331,6 +333,34 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(cli, "dispatch", interrupted)
     assert main(["sample", "my run", "--task", "word:test"]) == 130
     assert "reasoning sample 'my run' --task word:test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [(15, 143, "Terminated"), (2, 130, "Interrupted")])
+def test_a_signal_says_how_to_go_on_and_keeps_what_was_drawn(tmp_path, model, number, status, word):
+    """SIGTERM as SIGINT, in a process of its own, once chains are there."""
+    command = [sys.executable, "-m", "reasoning", "sample", "run", "--task", "word:test:n=400", "-n", "64"]
+    command += ["--engine", f"transformers:{model}", "--max-new-tokens", "64"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("run/pool/wal/*.wal")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == status, said
+    assert f"{word}. Everything acknowledged so far is kept; to go on:  reasoning sample run" in said
+    assert "Traceback" not in said
+
+
+def test_a_signal_to_several_ranks_is_left_to_torchrun(monkeypatch):
+    from reasoning.cli.ending import how_to_go_on, terminable
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with terminable():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert how_to_go_on(["train", "r"], []).endswith("the same torchrun command again")
+    monkeypatch.setenv("RANK", "1")
+    assert how_to_go_on(["train", "r"], []) == ""
 
 
 def test_a_full_disk_is_one_line(monkeypatch, run, model, capsys):

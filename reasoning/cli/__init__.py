@@ -11,7 +11,6 @@ import importlib
 import inspect
 import io
 import os
-import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from reasoning import __version__
+from reasoning.cli.ending import INTERRUPTED, TERMINATED, how_to_go_on, terminable
 from reasoning.errors import ReasoningError, UserError, unknown
 from reasoning.options import add_flags, from_mapping, required_flags, usage
 from reasoning.progress import printable
 from verifiers import VerifierError
 
-INTERRUPTED = 130
 ELSEWHERE = {
     "--batch-size": "--problems-per-step",
     "--dataset": "--task",
@@ -113,12 +112,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    with terminable() as came:
+        return _run(arguments, debug, came)
+
+
+def _run(arguments: list[str], debug: bool, came: Sequence[int]) -> int:
     try:
         return dispatch(arguments)
     except KeyboardInterrupt:
-        again = shlex.join(["reasoning", *arguments])
-        print(f"\nInterrupted. Everything acknowledged so far is kept; to go on:  {again}", file=sys.stderr)
-        return INTERRUPTED
+        if text := how_to_go_on(arguments, came):
+            print(text, file=sys.stderr)
+        return TERMINATED if came else INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

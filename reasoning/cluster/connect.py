@@ -8,9 +8,11 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -101,7 +103,7 @@ def connect(address: str = "auto") -> Any:
         ray = import_module("ray")
     except ImportError:
         raise MissingExtra("Ray", "ray", "a cluster") from None
-    with _quiet():
+    with _quiet(), _sigterm_kept():
         if ray.is_initialized():
             return ray
         started = False
@@ -190,6 +192,20 @@ def _runs_here() -> bool:
     return (
         Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
     ).is_file()
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray answers SIGTERM by ending the process at once: whoever looked after it before does so again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before):
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
