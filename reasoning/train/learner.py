@@ -35,10 +35,11 @@ MICRO_TOKENS = {True: 8192, False: 2048}
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """Figures of one optimizer step, by their metric names; ``lengths`` are the rows' token counts that went
-    through forward and backward (for FLOPs)."""
+    through forward and backward (for FLOPs), ``positions`` how many were computed for them: a shared prompt once."""
 
     metrics: dict[str, float]
     lengths: tuple[int, ...]
+    positions: int = 0
 
 
 NOTHING = {True: Row((0,), (0, 0)), False: Row((0,), (0,))}
@@ -121,9 +122,8 @@ class Learner:
         if not self.policy.sharded:
             with self._room_to_step():
                 self.policy.ranks.sum_gradients(self.trained().values())
-        return StepResult(
-            total.metrics(objective, any(row.old_logprobs for row in rows)), tuple(map(len, picked))
-        )
+        metrics = total.metrics(objective, any(row.old_logprobs for row in rows))
+        return StepResult(metrics, tuple(map(len, picked)), total.positions - total.padding)
 
     def plan(self, rows: Sequence[Row]) -> list[Forward]:
         """This rank's forwards of ``rows``. A sharded layer is put together by all ranks at once, so all must go
@@ -325,7 +325,7 @@ class Learner:
         for optimizer in self.optimizers:  # the next roll-outs can have the gradients' memory
             optimizer.zero_grad(set_to_none=True)
         metrics = result.metrics | {"grad_norm": norm, "lr": self.lr if lr is None else lr}
-        return StepResult(metrics, result.lengths)
+        return StepResult(metrics, result.lengths, result.positions)
 
     @torch.no_grad()
     def restart(self, weights: dict[str, Tensor]) -> None:

@@ -285,7 +285,8 @@ class _Run:
         if self.steps.staleness:
             metrics["staleness"] = float(stale)
         metrics |= {f"flops/{phase}": value for phase, value in self.totals.items()}
-        self._of_step = (data.output_tokens + made.tokens, data.sample_flops + made.cost.flops)
+        computed = data.sample_flops + made.cost.flops * made.computed
+        self._of_step = (data.output_tokens + made.tokens, computed)
         return metrics
 
     def _known_cost(self, data: StepData) -> Cost:

@@ -24,12 +24,14 @@ TrainingFlops = Callable[[Sequence[int]], float]
 @dataclass(frozen=True, slots=True)
 class Update:
     """metrics: means over the optimizer steps ("/max" the largest). tokens: that went through forward and backward;
-    teaching_tokens: of chains that taught something. cost: what the ledger is charged."""
+    teaching_tokens: of chains that taught something. cost: what the ledger is charged. computed: the share of
+    ``tokens`` that was computed, prompts that are shared once (for the use of the device)."""
 
     metrics: dict[str, float]
     tokens: int
     teaching_tokens: int
     cost: Cost
+    computed: float = 1.0
 
 
 def update(
@@ -59,7 +61,7 @@ def update(
     if goal.restart:
         learner.restart(dict(first))
     sums: dict[str, list[float]] = {}
-    learned = 0
+    learned = computed = 0
     for epoch in range(options.epochs):
         order = order_of(units, options.seed, step * options.epochs + epoch)
         for i in range(per_epoch):
@@ -71,6 +73,7 @@ def update(
             for name, value in result.metrics.items():
                 sums.setdefault(name, []).append(value)
             learned += sum(result.lengths)
+            computed += result.positions
             flops += _learning_flops(goal, training_flops, result.lengths)
     metrics = figures | {
         name: max(v) if name.endswith("/max") else sum(v) / len(v) for name, v in sums.items()
@@ -79,7 +82,8 @@ def update(
     seconds = time.monotonic() - started
     metrics["update_seconds"] = seconds
     cost = Cost(scored_tokens=learned, flops=flops, seconds=seconds)
-    return Update(metrics, learned, sum(len(row.ids) for row in rows if row.teaches), cost)
+    teaching = sum(len(row.ids) for row in rows if row.teaches)
+    return Update(metrics, learned, teaching, cost, computed / max(learned, 1))
 
 
 def rate(options: TrainOptions, along: float) -> float:

@@ -4,6 +4,7 @@ says in one line what is wrong."""
 import json
 import shutil
 import sys
+import time
 import types
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from reasoning.errors import BudgetError, EngineError, MissingExtra, ReasoningEr
 from reasoning.pool import Pool
 from reasoning.records import Cost
 from reasoning.tasks import verifier_of
-from reasoning.train import checks, evaluate
+from reasoning.train import checks, evaluate, loop, peaks
 from reasoning.train.distributed import Ranks
 from reasoning.train.generators import devices_of
 from reasoning.train.journal import Journal
@@ -27,6 +28,7 @@ from reasoning.train.objective import objective
 from reasoning.train.peaks import multiplying, of_device
 from reasoning.train.rollouts import largest_step
 from reasoning.train.trackers import open_trackers
+from reasoning.train.update import update
 
 
 @pytest.fixture(scope="module")
@@ -235,15 +237,40 @@ def test_samples_and_intervals_come_with_every_evaluation(home):
     assert of_device("Some other card", torch.bfloat16) is None
 
 
-def test_mfu_is_of_all_devices_and_of_a_cpu_as_fast_as_it_multiplies(home):
+def test_mfu_is_of_all_devices_and_of_a_cpu_as_fast_as_it_multiplies(home, monkeypatch):
+    made = []
+    monkeypatch.setattr(loop, "update", lambda *a, **k: made.append(update(*a, **k)) or made[-1])
     train(reinforce(home, "used", steps=1))
     last = json.loads((home / "used" / "metrics.jsonl").read_text().splitlines()[-1])
     peak = multiplying(torch.float32, torch.get_num_threads())
     assert 1e8 < peak < 1e14
-    flops = last["flops/sample"] + last["flops/update"]
+    assert 0 < made[0].computed < 0.9  # a group's prompt is computed once
+    flops = last["flops/sample"] + last["flops/update"] * made[0].computed
     assert last["mfu"] == pytest.approx(flops / last["step_time"] / peak)
     assert devices_of("transformers", Ranks(0, 4)) == 4
     assert devices_of("vllm:tensor_parallel_size=8,parity=off", Ranks()) == 8
+
+
+def test_the_peak_of_a_cpu_is_not_lowered_by_what_else_the_machine_does(monkeypatch):
+    """A product that is kept waiting, and a library that is slow, as MKL is on some processors."""
+    monkeypatch.setattr(peaks, "cpus", lambda: 2)
+    peak = multiplying.__wrapped__(torch.float32, 2)
+    plain, quick = torch.nn.functional.linear, peaks.linear
+
+    def waiting(*given):
+        time.sleep(0.02)
+        return quick(*given)
+
+    def slow(*given):
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return plain(*given)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", slow)
+    monkeypatch.setattr(peaks, "linear", waiting)
+    assert multiplying.__wrapped__(torch.float32, 2) > peak / 3
+    assert multiplying.__wrapped__(torch.float32, 64) < 3 * peak  # more threads than processors
 
 
 @pytest.mark.filterwarnings("default")  # of tensorboard's own dependencies
