@@ -148,7 +148,7 @@ def sample(
         money = f", at a price of {price:.4g} {ledger.prices.currency}" if price and ledger.prices else ""
         raise BudgetError(
             f"The budget {ledger.budget} cannot pay for one chain, which may take up to {worst.tokens} tokens "
-            f"and {worst.flops:.3g} FLOPs{money}. Raise it, or lower max_new_tokens."
+            f"and {worst.flops:.3g} FLOPs{money}. Raise it, or lower --max-new-tokens."
         )
     return report
 

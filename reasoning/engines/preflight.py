@@ -205,7 +205,7 @@ def _on_room(tokens: Tokens, ids: Sequence[int], sampling: Sampling | None) -> I
         yield Finding(
             "warning",
             f"A prompt of {len(ids)} tokens leaves {left} of {tokens.name}'s {tokens.limit} for the answer, fewer "
-            f"than max_new_tokens={wanted}: chains will be cut there.",
+            f"than --max-new-tokens {wanted}: chains will be cut there.",
         )
 
 

@@ -235,7 +235,7 @@ class TransformersEngine:
             raise TooLittleMemory(
                 f"Too little memory: one chain of {len(request.prompt)} prompt and {request.limit} new tokens takes "
                 f"{bytes_text(wanted)} of keys and values; there is room for {bytes_text(room)}. "
-                "Lower max_new_tokens, raise memory_gb if more is free, or use dtype=bfloat16 (half)."
+                "Lower --max-new-tokens, raise memory_gb if more is free, or use dtype=bfloat16 (half)."
             )
 
     def _chain(self, finished: Finished) -> Chain:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasoning.errors import UserError, unknown
+from reasoning.options import flag
 from reasoning.train.credit import ADVANTAGES, Floats
 
 AXES: dict[str, tuple[str, ...]] = {
@@ -196,22 +197,23 @@ def objective(name: str, **changes: Any) -> Objective:
     check(made)
     for axis in changes:
         if getattr(made, axis) != getattr(preset, axis) and (lacks := _idle(made, axis)):
-            raise UserError(f"{axis} has no effect {lacks}: drop it.")
+            raise UserError(f"{flag(axis)} has no effect {lacks}: drop it.")
     return made
 
 
 def _idle(made: Objective, axis: str) -> str:
     """Why ``axis`` changes nothing; "" where it does."""
     clips, ratios = made.surrogate == "clip", made.surrogate in ("clip", "cispo")
+    surrogate = f"with --surrogate {made.surrogate}"
     without = {
-        "clip_low": (clips, f"with surrogate={made.surrogate}, which does not clip"),
-        "clip_high": (clips, f"with surrogate={made.surrogate}, which does not clip"),
-        "ratio": (ratios, f"with surrogate={made.surrogate}, which uses no ratio"),
+        "clip_low": (clips, f"{surrogate}, which does not clip"),
+        "clip_high": (clips, f"{surrogate}, which does not clip"),
+        "ratio": (ratios, f"{surrogate}, which uses no ratio"),
         "mismatch_cap": (made.corrects, "without a correction (--mismatch token_truncate, say)"),
         "kl_in": (made.kl != "none", "without a penalty (--kl k1 --kl-weight 0.01, say)"),
         "overlong_buffer": (
             made.overlong.startswith("shape"),
-            f"with overlong={made.overlong} (shape has it)",
+            f"with --overlong {made.overlong} (shape has it)",
         ),
         "gamma": (made.critic, "without a value head (--objective ppo has one)"),
         "lam": (made.critic, "without a value head (--objective ppo has one)"),
@@ -224,56 +226,58 @@ def check(made: Objective) -> None:
     """Raise UserError for a value outside its axis, or axes that contradict each other."""
     for axis, known in AXES.items():
         if getattr(made, axis) not in known:
-            raise unknown(axis, str(getattr(made, axis)), known)
+            raise unknown(flag(axis), str(getattr(made, axis)), known)
     for f in dataclasses.fields(made):
         value = getattr(made, f.name)
         if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-            raise UserError(f"{f.name} must be a number of 0 or above, not {value}.")
+            raise UserError(f"{flag(f.name)} must be a number of 0 or above, not {value}.")
     if made.kl == "none" and made.kl_weight:
-        raise UserError("kl_weight is set but kl is 'none': add --kl k3 (or k1, k2), or drop --kl-weight.")
+        raise UserError("--kl-weight is set but --kl is none: add --kl k3 (or k1, k2), or drop --kl-weight.")
     if made.kl != "none" and not made.kl_weight > 0:
-        raise UserError(f"kl={made.kl} needs a weight: add --kl-weight 0.01, say.")
+        raise UserError(f"--kl {made.kl} needs a weight: add --kl-weight 0.01, say.")
     if made.kl_in == "reward" and made.kl not in ("k1", "none"):
-        raise UserError(f"kl_in=reward takes kl=k1 from the reward, not {made.kl}.")
+        raise UserError(f"--kl-in reward takes --kl k1 from the reward, not {made.kl}.")
     if made.surrogate == "cispo" and not made.ratio_cap > 0:
-        raise UserError("surrogate=cispo needs a cap on the ratio: --ratio-cap 5, say.")
+        raise UserError("--surrogate cispo needs a cap on the ratio: --ratio-cap 5, say.")
     if made.surrogate == "clip" and made.ratio_cap and made.ratio_cap <= 1 + made.clip_high:
         raise UserError(
-            f"ratio_cap={made.ratio_cap:g} lies within the clip range (up to {1 + made.clip_high:g}): raise it."
+            f"--ratio-cap {made.ratio_cap:g} lies within the clip range (up to {1 + made.clip_high:g}): raise it."
         )
     if made.surrogate == "logp" and made.ratio_cap:
-        raise UserError("ratio_cap has no effect with surrogate=logp, which uses no ratio: drop it.")
+        raise UserError("--ratio-cap has no effect with --surrogate logp, which uses no ratio: drop it.")
     if made.surrogate == "clip" and made.clip_low >= 1:
-        raise UserError(f"clip_low={made.clip_low:g} leaves no lower bound: it must be below 1.")
+        raise UserError(f"--clip-low {made.clip_low:g} leaves no lower bound: it must be below 1.")
     if made.mismatch != "none" and not made.mismatch_cap > 1:
-        raise UserError(f"mismatch_cap must be above 1, not {made.mismatch_cap:g}.")
+        raise UserError(f"--mismatch-cap must be above 1, not {made.mismatch_cap:g}.")
     if made.dynamic_sampling and not made.compares:
-        raise UserError(f"dynamic_sampling is for group-relative advantages, not {made.advantage}.")
+        raise UserError(f"--dynamic-sampling is for group-relative advantages, not {made.advantage}.")
     if made.advantage == "gae" and not (made.gamma <= 1 and made.lam <= 1):
-        raise UserError(f"gamma and lam lie in 0 to 1, not {made.gamma:g} and {made.lam:g}.")
+        raise UserError(f"--gamma and --lam lie in 0 to 1, not {made.gamma:g} and {made.lam:g}.")
     if made.advantage != "gae" and (made.value_weight or made.value_clip):
-        raise UserError("value_weight and value_clip go with advantage=gae (preset ppo).")
+        raise UserError("--value-weight and --value-clip go with --advantage gae (--objective ppo).")
     if made.advantage == "gae" and not made.value_weight > 0:
-        raise UserError("advantage=gae trains a value head: --value-weight must be above 0.")
+        raise UserError("--advantage gae trains a value head: --value-weight must be above 0.")
     pairs = (made.surrogate == "dpo", made.source == "preferences", made.advantage == "preferred")
     if any(pairs) and not all(pairs):
         raise UserError(
-            "surrogate=dpo, source=preferences and advantage=preferred go together: take --objective dpo."
+            "--surrogate dpo, --advantage preferred and pairs to learn from go together: take --objective dpo."
         )
     if made.surrogate == "dpo" and not made.beta > 0:
-        raise UserError(f"beta must be above 0, not {made.beta:g}: try --beta 0.1.")
+        raise UserError(f"--beta must be above 0, not {made.beta:g}: try --beta 0.1.")
     if made.surrogate != "dpo" and made.beta:
-        raise UserError(f"beta goes with --objective dpo; {made.name} has --kl-weight.")
+        raise UserError(f"--beta goes with --objective dpo; {made.name} has --kl-weight.")
     if made.surrogate == "dpo":
         _check_pairs(made)
     if made.source == "demonstrations" and (made.advantage != "one" or made.dynamic_sampling):
-        raise UserError("demonstrations have no rewards: source=demonstrations goes with advantage=one.")
+        raise UserError(
+            "Demonstrations have no rewards: --objective sft goes with --advantage one, without --dynamic-sampling."
+        )
 
 
 def _check_pairs(made: Objective) -> None:
     """Axes that a loss over pairs has no use for are refused, not ignored."""
     if made.reduce not in ("sequence_sum", "sequence_mean"):
-        raise UserError(f"surrogate=dpo takes reduce=sequence_sum or sequence_mean, not {made.reduce}.")
+        raise UserError(f"--surrogate dpo takes --reduce sequence_sum or sequence_mean, not {made.reduce}.")
     unused = {
         "kl": made.kl != "none",
         "mismatch": made.corrects,
@@ -285,4 +289,4 @@ def _check_pairs(made: Objective) -> None:
     }
     for axis, given in unused.items():
         if given:
-            raise UserError(f"{axis} has no effect with surrogate=dpo: drop it.")
+            raise UserError(f"{flag(axis)} has no effect with --surrogate dpo: drop it.")

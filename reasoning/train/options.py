@@ -37,7 +37,7 @@ class AxisOptions:
     mismatch_cap: float | None = _axis("largest weight of that correction")
     overlong: str | None = _axis("what a chain cut at --max-new-tokens earns", choices=AXES["overlong"])
     overlong_buffer: int | None = _axis(
-        "with overlong=shape or shape_mask: tokens before the limit in which the penalty grows"
+        "with --overlong shape or shape_mask: tokens before the limit in which the penalty grows"
     )
     dynamic_sampling: bool | None = _axis("replace groups whose rewards are all equal", "bool")
     gamma: float | None = _axis("ppo: discount", high=1)
@@ -108,7 +108,7 @@ class TrainOptions(AxisOptions):
         low=0,
     )
     max_refill: int = option(
-        3, "with dynamic sampling: at most so many times problems_per_step are drawn", low=1
+        3, "with --dynamic-sampling: at most so many times --problems-per-step are drawn", low=1
     )
     hint: str = option(
         "{prompt} (The answer is {reference}.)",
@@ -120,7 +120,9 @@ class TrainOptions(AxisOptions):
     asynchronous: bool = option(
         False, "draw the next step's chains while the learner works, by weights that are a step older"
     )
-    max_staleness: int = option(1, "with asynchronous: how many steps older those weights are", low=1, high=8)
+    max_staleness: int = option(
+        1, "with --asynchronous: how many steps older those weights are", low=1, high=8
+    )
     engine: str = option(
         "transformers", "what draws the roll-outs: transformers, or vllm[:key=value,...] in this process"
     )

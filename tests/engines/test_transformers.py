@@ -160,7 +160,7 @@ def test_too_little_memory_says_how_much_and_what_lowers_it():
     engine = engine_for("qwen3", memory_bytes=4000)
     draw = Draw(problems(1)[0], Sampling(max_new_tokens=50), (0,))
     with pytest.raises(
-        UserError, match=r"50 new tokens takes [\d.]+ KiB .* Lower max_new_tokens, raise memory_gb"
+        UserError, match=r"50 new tokens takes [\d.]+ KiB .* Lower --max-new-tokens, raise memory_gb"
     ):
         list(engine.generate([draw]))
     with pytest.raises(UserError, match=r"weights take 8\.0 GiB, and 3\.0 GiB are free.* dtype=bfloat16"):

@@ -1,5 +1,6 @@
 import math
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from reasoning.errors import UserError
 from reasoning.records import Chain
 from reasoning.train.losses import chain_mean, kl_to_reference, token_loss, token_weights
-from reasoning.train.objective import PRESETS, objective
+from reasoning.train.objective import AXES, PRESETS, objective
+from reasoning.train.options import AxisOptions
 from reasoning.train.rollouts import Shaping
 from verifiers import Verdict
 
@@ -145,3 +147,22 @@ def test_what_a_chain_earns_that_was_cut(overlong, reward):
     assert shaping.reward(Verdict(0.7), replace(cut, finish_reason="stop")) == pytest.approx(
         -0.3 if overlong == "shape" else 0.7
     )
+
+
+def test_what_is_refused_is_named_as_it_is_typed():
+    """Whatever is changed of whatever objective: the message has the flag, never the bare name of an axis."""
+    names = [f.name for f in fields(AxisOptions)]
+    odd = re.compile(
+        rf"(?<![-\w])(?:{'|'.join(n for n in names if n != 'advantage')})(?:=|\s+(?:has|must|goes))"
+    )
+    said = []
+    for preset in PRESETS:
+        for name in names:
+            values = AXES.get(name, ("yes",)) if name in AXES else (-1.0, 0.5, 7.0)
+            for value in (*values, "none-such") if name in AXES else values:
+                try:
+                    objective(preset, **{name: value})
+                except UserError as error:
+                    said.append(str(error))
+    assert len(said) > 100
+    assert {text for text in said if "_has_" in text or odd.search(text) or "--" not in text} == set()

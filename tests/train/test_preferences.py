@@ -266,12 +266,12 @@ def test_pairs_stay_together_in_forwards_within_the_bound(rows):
 @pytest.mark.parametrize(
     ("preset", "change", "words"),
     [
-        ("dpo", {"beta": 0.0}, "beta must be above 0"),
-        ("grpo", {"beta": 0.1}, "beta goes with"),
+        ("dpo", {"beta": 0.0}, "--beta must be above 0"),
+        ("grpo", {"beta": 0.1}, "--beta goes with"),
         ("dpo", {"reduce": "token_mean"}, "sequence_sum or sequence_mean"),
-        ("dpo", {"kl": "k3", "kl_weight": 0.1}, "kl has no effect"),
-        ("dpo", {"entropy_weight": 0.1}, "entropy_weight has no effect"),
-        ("dpo", {"restart": True}, "restart has no effect"),
+        ("dpo", {"kl": "k3", "kl_weight": 0.1}, "--kl has no effect"),
+        ("dpo", {"entropy_weight": 0.1}, "--entropy-weight has no effect"),
+        ("dpo", {"restart": True}, "--restart has no effect"),
         ("grpo", {"surrogate": "dpo"}, "go together"),
         ("sft", {"source": "preferences"}, "go together"),
         ("grpo", {"advantage": "preferred"}, "go together"),
