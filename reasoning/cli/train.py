@@ -46,7 +46,10 @@ def run(options: TrainOptions) -> int:
             f"{result.folder}: the budget was spent; a larger --budget goes on from step {result.summary['steps']}."
         )
     elif result.finished_before:
-        note(f"{result.folder} is finished already; nothing to do.")
+        note(
+            f"{result.folder} is finished already; nothing to do. To train on from it: another folder, with "
+            f"--model {result.folder}"
+        )
     flops = result.summary["flops"]
     apart = " without its evaluations" if options.eval_task else ""
     print(

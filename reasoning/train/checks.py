@@ -20,6 +20,7 @@ from reasoning.train.generators import check_engine
 from reasoning.train.objective import Objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.stream import parse_band, parse_mixture
+from reasoning.train.trained import read_training
 
 HARMLESS = frozenset({"run", "model", "eval_task", "eval_every", "eval_chains", "eval_verifier"})
 HARMLESS |= {"micro_tokens", "packing", "gradient_checkpointing", "shard"}
@@ -150,6 +151,7 @@ def check_unchanged(run: Path, options: TrainOptions) -> None:
     """Raises UserError where the run in the folder was begun with another value of a setting that matters."""
     settings = asdict(options)
     same = set(settings) - HARMLESS | {"model"}
+    _refuse_lengthened(run, options)
     check_same(run, "train", settings, same)
     before = read_run(run).get("train", {})
     for f in fields(options) if before else ():
@@ -159,6 +161,19 @@ def check_unchanged(run: Path, options: TrainOptions) -> None:
                 f"{run} was begun without {flag(f.name)}, and now it is {settings[f.name]}. Leave it out to go on "
                 "with that run, or give another folder to start anew."
             )
+
+
+def _refuse_lengthened(run: Path, options: TrainOptions) -> None:
+    """What the optimizer remembers is gone with the checkpoints of a finished run."""
+    final, steps = run / "model", read_run(run).get("train", {}).get("steps", options.steps)
+    if steps == options.steps or not (final / "training.json").is_file():
+        return
+    if read_training(final).get("stopped") != "budget":
+        more = max(options.steps - steps, 1)
+        raise UserError(
+            f"{run} is finished with --steps {steps} and cannot be lengthened. To train on from its weights give "
+            f"another folder and its model:  reasoning train RUN2 --model {final} --steps {more} ..."
+        )
 
 
 def check_parent(run: Path, parent: str) -> None:

@@ -39,6 +39,7 @@ from reasoning.train.objective import Objective, objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.peaks import peak_flops
 from reasoning.train.preferences import PreferenceSource, pair_rows, signed
+from reasoning.train.rates import odd_rate
 from reasoning.train.rollouts import ModelSource
 from reasoning.train.sources import BudgetSpent, DemonstrationSource, Source, StepData
 from reasoning.train.stream import Stream, parse_band
@@ -122,6 +123,8 @@ class _Run:
         check_parent(run, self.parent)
         self.engine, self.learner = open_learner(options, goal, engine, ranks)
         self.policy = self.learner.policy
+        if odd := odd_rate(options.lr, sum(p.numel() for p in self.learner.trained().values())):
+            self.say(odd)
         peak = peak_flops(self.policy.device, self.policy.sampled_in)
         self.peak = peak and peak * devices_of(options.engine, ranks)
         self.lineage = first_lineage(options, self.parent.partition("@")[2])

@@ -31,6 +31,7 @@ from reasoning.train.fitted import Fitted, fit_chains, fit_features, fit_pairs, 
 from reasoning.train.heads import Example
 from reasoning.train.preferences import Pair, load_preferences, pairs_of_pool
 from reasoning.train.process import ESTIMATIONS, Judged, Rollouts, Stepped, label
+from reasoning.train.rates import odd_rate
 from reasoning.train.scorer import FineTuning
 from verifiers import open_verifier
 from verifiers.learned import Card, save_learned
@@ -100,6 +101,9 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
     engine = TransformersEngine.open(options.model)
     if engine.shape is None:
         raise UserError(f"The shape of {options.model} is not known, so its FLOPs cannot be counted.")
+    odd = odd_rate(options.lr, sum(p.numel() for p in engine.module.parameters()))
+    if odd and options.kind != "features":
+        say(odd)
     held, used = split(data, options.seed)
     _refuse_one_kind(held, used)
     if options.kind == "process":

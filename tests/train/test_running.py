@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from small_runs import metrics, reinforce
 
 from reasoning.budget import Budget, Charge, Ledger
+from reasoning.cli import main
 from reasoning.errors import BudgetError, EngineError, MissingExtra, ReasoningError, UserError
 from reasoning.pool import Pool
 from reasoning.records import Cost
@@ -298,6 +299,28 @@ def test_the_other_trackers_get_the_same_calls(tmp_path, monkeypatch, name):
     tracker.log(3, {"reward": 0.5})
     tracker.close()
     assert calls == [("init", "reasoning", "allow"), ("log", 3, {"reward": 0.5}), ("finish",)]
+
+
+def test_a_finished_run_says_how_to_train_on_from_it_and_an_odd_rate_is_said(home, capsys):
+    said = []
+    train(small_runs.cold_start(home, run=str(home / "odd"), steps=1, lr=0.5), log=said.append)
+    assert sum("--lr 0.5 is far more than what" in text for text in said) == 1
+    assert not any(
+        "--lr" in text for text in _said_by(small_runs.cold_start(home, run=str(home / "done"), steps=1))
+    )
+    longer = small_runs.cold_start(home, run=str(home / "done"), steps=4)
+    with pytest.raises(UserError, match=r"another folder.* --model \S+/done/model --steps 3"):
+        train(longer)
+    flags = ["--objective", "sft", "--model", small_runs.SMALL, "--task", "word:train", "--steps", "1"]
+    flags += ["--problems-per-step", "8", "--optimizer", "muon", "--lr", "5e-3", "--max-new-tokens", "24"]
+    assert main(["train", str(home / "done"), *flags]) == 0
+    assert f"To train on from it: another folder, with --model {home}/done/model" in capsys.readouterr().err
+
+
+def _said_by(options):
+    said = []
+    train(options, log=said.append)
+    return said
 
 
 def test_a_tracker_that_is_not_installed_names_its_extra(home, monkeypatch):
