@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from reasoning.cli.show import note
 from reasoning.engines.preflight import Finding, look, open_tokens
 from reasoning.errors import UserError
 from reasoning.options import option
@@ -35,9 +36,8 @@ def problems_of(options: Any) -> list[Problem]:
     """The problems of ``options.task``, asked as the fields of `Asking` say."""
     parts = {key: getattr(options, key) for key in ("system", "few_shot", "prefill")}
     given = {key: value for key, value in parts.items() if value}
-    return load_problems(
-        options.task, limit=options.limit or None, chat_options=chat_options(options.chat_option), **given
-    )
+    asked = chat_options(options.chat_option)
+    return load_problems(options.task, options.limit or None, chat_options=asked, say=note, **given)
 
 
 def chat_options(pairs: list[str]) -> dict[str, Any]:

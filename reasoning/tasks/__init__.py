@@ -117,6 +117,7 @@ def load_problems(
     seed: int | None = None,
     *,
     chat_options: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> list[Problem]:
     """The problems that ``task:split[:key=value,...]`` names; ``options`` add to those of the spec.
@@ -125,8 +126,9 @@ def load_problems(
     they are the first ones, or with ``seed`` (``shuffle`` in a spec) a random choice in random order, the same for
     the same seed. For a procedural task ``seed`` is its own option of that name.
     chat_options: variables for the chat template, such as enable_thinking.
-    A problem that a file holds twice (same prompt, same answer) is given once. A system prompt, examples, a prefill
-    and chat options are part of a problem's id: chains drawn with others have other keys.
+    A problem that a file holds twice (same prompt, same answer) is given once; ``say`` is told how many were left
+    out. A system prompt, examples, a prefill and chat options are part of a problem's id: chains drawn with others
+    have other keys.
 
     Raises UserError for an unknown task, split or option, a malformed row, a bad limit or no problem at all.
     """
@@ -149,13 +151,20 @@ def load_problems(
     if shuffled and _streams(task, given):  # rows that are never all at hand are shuffled as they come
         given["shuffle"], shuffled = str(seed), False
     found: dict[str, Problem] = {}
+    rows = 0
     for problem in task.stream(split, **given):
+        rows += 1
         found.setdefault(problem.id, problem)
         if not shuffled and len(found) == limit:
             break
     problems = list(found.values())
     if not problems:
         raise UserError(f"{spec!r} holds no problem.")
+    if rows > len(found):
+        say(
+            f"{spec}: {rows - len(found)} of {rows} problems are others once more (same prompt, same answer) and "
+            f"left out; {len(found)} are different."
+        )
     if shuffled:
         random.Random(seed).shuffle(problems)
     return _asked(task, given, problems[:limit], common, chat_options or {})

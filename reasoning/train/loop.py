@@ -38,7 +38,7 @@ from reasoning.train.lineage import first_lineage
 from reasoning.train.objective import Objective, objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.peaks import peak_flops
-from reasoning.train.preferences import PreferenceSource, pair_rows, signed
+from reasoning.train.preferences import PreferenceSource, pair_rows, say_pairs, signed
 from reasoning.train.rates import odd_rate
 from reasoning.train.rollouts import ModelSource
 from reasoning.train.sources import BudgetSpent, DemonstrationSource, Source, StepData
@@ -152,6 +152,8 @@ class _Run:
         self.held_out = opening.held_out_of(options, self.say)
         self.asked = [p for task in self.held_out for p in task.problems]
         self.accepted, lines = opening.accepted_of(options, self.asked) if options.source else ([], [])
+        if self.pairs:
+            lines.append(f"Learning from {say_pairs(self.pairs)}.")
         tasks, judges = opening.tasks_of(options, self.say) if self._draws else ([], [])
         self._refuse_overlap([p for task in tasks for p in task.problems])
         stream = Stream(tasks, options.seed, parse_band(options.curriculum)) if tasks else None

@@ -96,7 +96,8 @@ def tasks_of(options: TrainOptions, say: Callable[[str], None]) -> tuple[list[We
     parts = parse_mixture(options.task)
     names = labels([spec for spec, _ in parts])
     tasks = [
-        Weighted(name, weight, load_problems(spec)) for name, (spec, weight) in zip(names, parts, strict=True)
+        Weighted(name, weight, load_problems(spec, say=say))
+        for name, (spec, weight) in zip(names, parts, strict=True)
     ]
     judges = [open_verifier(options.verifier or verifier_of(spec)) for spec, _ in parts]
     skip = options.on_verifier_error == "skip"
@@ -117,7 +118,7 @@ def held_out_of(options: TrainOptions, say: Callable[[str], None]) -> list[HeldO
         else:
             judge = given if given is not None and given.oracle else open_verifier(verifier_of(spec))
         watched = Watched(judge, options.on_verifier_error == "skip", say)
-        found.append(HeldOut(name, weight, load_problems(spec), watched))
+        found.append(HeldOut(name, weight, load_problems(spec, say=say), watched))
     return found
 
 

@@ -232,6 +232,8 @@ def signed(rows: Sequence[Row]) -> list[Row]:
 
 
 def say_pairs(pairs: Sequence[Pair]) -> str:
-    """ "120 pairs of 60 prompts"."""
-    prompts = len({tuple(m["content"] for m in messages_of(p.problem)) for p in pairs})
-    return f"{len(pairs)} pairs of {prompts} prompts"
+    """ "120 pairs of 60 prompts", and how many are others once more (which count as often as they are given)."""
+    asked = [tuple(m["content"] for m in messages_of(p.problem)) for p in pairs]
+    again = len(pairs) - len({(a, p.chosen, p.rejected) for a, p in zip(asked, pairs, strict=True)})
+    repeated = f", {again} of them others once more" if again else ""
+    return f"{len(pairs)} pairs of {len(set(asked))} prompts{repeated}"

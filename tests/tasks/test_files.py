@@ -43,8 +43,12 @@ def test_the_verifier_can_be_named(write):
 
 def test_repeated_rows_are_given_once_and_a_seed_shuffles(write):
     path = write(*[{"question": f"question {i % 50}", "answer": i % 50} for i in range(100)])
-    problems = load_problems(f"jsonl:{path}")
+    said = []
+    problems = load_problems(f"jsonl:{path}", say=said.append)
     assert [p.question for p in problems] == [f"question {i}" for i in range(50)]
+    assert len(said) == 1
+    assert "50 of 100 problems are others once more" in said[0]
+    assert load_problems(f"jsonl:{path}", limit=10, say=pytest.fail)
     some = load_problems(f"jsonl:{path}", limit=10, seed=1)
     assert some == load_problems(f"jsonl:{path}", limit=10, seed=1)
     assert some != load_problems(f"jsonl:{path}", limit=10, seed=2)

@@ -27,6 +27,7 @@ from reasoning.train.preferences import (
     pair_rows,
     pairs_of_pool,
     read_preferences,
+    say_pairs,
 )
 from reasoning.train.rows import Row
 from verifiers import Verdict
@@ -59,6 +60,13 @@ def said(text):
 def test_the_forms_of_published_sets_are_one(tmp_path, row):
     [pair] = read_preferences(written(tmp_path / "p.jsonl", row, ""))
     assert (pair.problem.prompt, pair.chosen, pair.rejected) == ("1+1=", " 2", " 3")
+
+
+def test_rows_that_are_given_again_count_again_and_are_said(tmp_path):
+    rows = [{"prompt": f"{i}?", "chosen": " 2", "rejected": " 3"} for i in (1, 1, 1, 2)]
+    pairs = read_preferences(written(tmp_path / "p.jsonl", *rows))
+    assert say_pairs(pairs) == "4 pairs of 2 prompts, 2 of them others once more"
+    assert say_pairs(pairs[2:]) == "2 pairs of 2 prompts"
 
 
 def test_a_longer_conversation_is_the_prompt(tmp_path):
