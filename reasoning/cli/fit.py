@@ -18,6 +18,7 @@ from typing import Any
 from reasoning.cli.purse import look_at_ledger
 from reasoning.cli.show import note
 from reasoning.progress import Line
+from reasoning.train.parting import ENOUGH
 from reasoning.train.reward import FitOptions, fit
 
 __all__ = ["FitOptions", "run"]
@@ -38,6 +39,11 @@ def run(options: FitOptions) -> int:
         f"{options.run}  kept {measured['kept']}: {pairs}AUC {kept['auc']:.3f}{against}, "
         f"calibration error {kept['ece']:.3f} on {measured['held_out']} {what} of held-out problems{share}"
     )
+    if (problems := measured.get("held_out_problems", ENOUGH)) < ENOUGH:
+        note(
+            f"Only {problems} problems were held out: these figures are rough, and so is the scaling to "
+            "probabilities. More problems make them firm."
+        )
     for text in tables(measured):
         print(text)
     note(f"Next:  reasoning verify RUN --verifier learned:{options.run}")

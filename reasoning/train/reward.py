@@ -29,7 +29,8 @@ from reasoning.runfile import check_same, write_run
 from reasoning.tasks import load_problems, refuse_overlap
 from reasoning.train.fitted import Fitted, fit_chains, fit_features, fit_pairs, fit_steps
 from reasoning.train.heads import Example
-from reasoning.train.preferences import Pair, load_preferences, pairs_of_pool
+from reasoning.train.parting import problems_in, refuse_one_kind, split
+from reasoning.train.preferences import Pair, load_preferences, pairs_of_pool, say_pairs
 from reasoning.train.process import ESTIMATIONS, Judged, Rollouts, Stepped, label
 from reasoning.train.rates import odd_rate
 from reasoning.train.scorer import FineTuning
@@ -98,6 +99,8 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
         return json.loads((run / "verifier.json").read_text())["measured"]
     budget = Budget.parse(options.budget) if options.budget else None
     data = _data(options)
+    if options.kind == "preference":
+        say(f"Learning from {say_pairs(data)}.")
     engine = TransformersEngine.open(options.model)
     if engine.shape is None:
         raise UserError(f"The shape of {options.model} is not known, so its FLOPs cannot be counted.")
@@ -105,10 +108,10 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
     if odd and options.kind != "features":
         say(odd)
     held, used = split(data, options.seed)
-    _refuse_one_kind(held, used)
+    refuse_one_kind(held, used)
     if options.kind == "process":
         held, used = split(_with_steps(options, data, engine, budget, progress), options.seed)
-        _refuse_one_kind(held, used)
+        refuse_one_kind(held, used)
     fitted = _fitted(options, engine, used, held, progress)
     for kind, one in fitted.items():
         say(f"{kind}: {one.line}")
@@ -118,6 +121,7 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
         "kept": kept,
         "fitted_on": len(used),
         "held_out": len(held),
+        "held_out_problems": problems_in(held),
         "compared": {kind: one.figures for kind, one in fitted.items()},
         **best.tables,
         "flops": {kind: one.flops for kind, one in fitted.items()},
@@ -147,9 +151,6 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
             Cost(scored_tokens=tokens, flops=flops), phase="train", strategy="fit", model=engine.model
         )
     return measured
-
-
-Datum = Example | Pair | Judged | Stepped
 
 
 def check(options: FitOptions) -> None:
@@ -308,35 +309,6 @@ def _with_steps(
                 drawer.close()
         pool.seal()
     return stepped
-
-
-def problem_of(one: Datum) -> str:
-    return one.problem_id if isinstance(one, Example) else one.problem.id
-
-
-def split(data: Sequence[Any], seed: int) -> tuple[list[Any], list[Any]]:
-    """(held out, used): a fifth of the problems is held out whole."""
-    held = [one for one in data if int(digest("held", problem_of(one), seed), 16) % 5 == 0]
-    used = [one for one in data if int(digest("held", problem_of(one), seed), 16) % 5 != 0]
-    return held, used
-
-
-def _refuse_one_kind(held: Sequence[Datum], used: Sequence[Datum]) -> None:
-    for what, part in (("to fit on", used), ("held out", held)):
-        if not part:
-            raise UserError(
-                f"Nothing is left {what}: give chains or pairs of more problems (a fifth is held out)."
-            )
-        labels = {
-            one.label >= 0.5 if isinstance(one, Example) else one.right
-            for one in part
-            if not isinstance(one, Pair)
-        }
-        if len(labels) == 1:
-            raise UserError(
-                f"The chains {what} ({len(part)}) are all {'right' if True in labels else 'wrong'}: nothing can be "
-                "learned from them. Give --pool runs with both kinds."
-            )
 
 
 def reading_cost(shape: ModelShape, kind: str = "features") -> tuple[float, float]:

@@ -4,13 +4,15 @@ import json
 
 import pytest
 
+from reasoning.cli.fit import run as show
 from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.records import Chain, Sampling, chain_key
 from reasoning.tasks import load_problems
 from reasoning.train.fresh import new_model, save_folder
 from reasoning.train.heads import Example
-from reasoning.train.reward import FitOptions, fit, gather, split
+from reasoning.train.parting import split
+from reasoning.train.reward import FitOptions, fit, gather
 from verifiers import Attempt, Verdict, open_verifier
 
 PROBLEMS = load_problems("word:train:n=60")
@@ -85,8 +87,34 @@ def test_problems_are_held_out_whole():
     examples = [Example(f"p{i}", "q", f"r{j}", 1.0) for i in range(40) for j in range(3)]
     held, used = split(examples, seed=0)
     assert len(held) + len(used) == 120
-    assert held
+    assert len(held) == 8 * 3
     assert not {e.problem_id for e in held} & {e.problem_id for e in used}
+
+
+def test_figures_of_few_held_out_problems_are_said_to_be_rough(home, tmp_path, capsys):
+    show(options(home, run=str(tmp_path / "few"), kind="features"))
+    assert "Only 12 problems were held out: these figures are rough" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("problems", "count"), [(2, 1), (5, 2), (10, 5), (30, 6)])
+def test_of_few_problems_enough_are_held_out_with_right_and_wrong_ones_in_both_parts(problems, count, seed):
+    """One right problem in four, or two: left to chance, all of them would at times be in one part."""
+    right = max(2, problems // 4)
+    examples = [Example(f"p{i}", "q", f"r{j}", float(i < right)) for i in range(problems) for j in range(2)]
+    held, used = split(examples, seed)
+    assert len({e.problem_id for e in held}) == count
+    assert not {e.problem_id for e in held} & {e.problem_id for e in used}
+    if problems > 2:
+        assert {e.label for e in held} == {e.label for e in used} == {0.0, 1.0}
+
+
+def test_of_many_problems_each_stays_in_its_part_when_more_come():
+    few = [Example(f"p{i}", "q", "r", 1.0) for i in range(300)]
+    more = [*few, *(Example(f"n{i}", "q", "r", 0.0) for i in range(300))]
+    held = {e.problem_id for e in split(few, 0)[0]}
+    assert 40 < len(held) < 80
+    assert held == {e.problem_id for e in split(more, 0)[0] if e.problem_id.startswith("p")}
 
 
 def test_the_limit_takes_whole_problems(home):
