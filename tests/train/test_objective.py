@@ -56,7 +56,7 @@ def test_equal_rewards_teach_nothing(name, reward):
         ({"advantage": "group_mean_sdt"}, "Did you mean 'group_mean_std'"),
         ({"reduce": "tokenmean"}, "Did you mean 'token_mean'"),
         ({"kl": "k3"}, "needs a weight"),
-        ({"kl_weight": 0.1}, "kl is 'none'"),
+        ({"kl_weight": 0.1}, "--kl is none"),
     ],
 )
 def test_values_outside_an_axis_are_refused(change, words):
