@@ -61,9 +61,8 @@ class ShowOptions:
 
 def run(options: ShowOptions) -> int:
     folders = [Path(run) for run in options.run]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such run folder.")
+    if not folders[0].is_dir() and len(folders) == 1:
+        raise UserError(f"{folders[0]}: no such run folder.")
     for name in ("watch", "target", "out"):
         if getattr(options, name) not in (0, None, "") and not options.training:
             raise UserError(f"--{name} goes with --training.")

@@ -52,7 +52,7 @@ def compare_training(
 
     place = out or common_folder(folders)
     while True:
-        compared = compare_runs(*read_runs(folders), target)
+        compared = compare_runs(*read_runs(folders), target=target)
         ended = all(run.ended for run in compared.runs)
         page, picture = write_compared(compared, place, 0 if ended else watch)
         if as_json:

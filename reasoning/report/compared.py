@@ -79,9 +79,11 @@ class Compared:
     notes: Sequence[str]
 
 
-def compare_runs(runs: Sequence[TrainingRun], metric: str, target: float | None = None) -> Compared:
-    """target: a share; None takes the accuracy midway between where the runs start and the best evaluation of any, in
-    whole percent."""
+def compare_runs(
+    runs: Sequence[TrainingRun], metric: str, left_out: Sequence[str] = (), target: float | None = None
+) -> Compared:
+    """left_out: lines on the folders that were given and are no runs to compare. target: a share; None takes the
+    accuracy midway between where the runs start and the best evaluation of any, in whole percent."""
     chosen = "as asked for"
     if target is None:
         start, best = float(np.mean([r.accuracies[0] for r in runs])), max(r.accuracies.max() for r in runs)
@@ -93,7 +95,7 @@ def compare_runs(runs: Sequence[TrainingRun], metric: str, target: float | None 
     found = [d for (i, a), (j, b) in combinations(enumerate(runs), 2) for d in _differences((i, a), (j, b))]
     adjusted = holm([d.p for d in found])
     found = [replace(d, p_holm=p) for d, p in zip(found, adjusted, strict=True)]
-    return Compared(runs, metric, target, chosen, reaches, ratios, found, _notes(runs, metric))
+    return Compared(runs, metric, target, chosen, reaches, ratios, found, [*_notes(runs, metric), *left_out])
 
 
 # ---- the same FLOPs
@@ -241,24 +243,32 @@ def _notes(runs: Sequence[TrainingRun], metric: str) -> list[str]:
         ("eval_verifier", "What is right is said by different verifiers"),
     ):
         if setting in (other := differing(runs)):
-            each = ", ".join(f"{r.name} {v}" for r, v in zip(runs, other[setting], strict=True))
+            each = "; ".join(f"{', '.join(n)} {value}" for value, n in _grouped(runs, other[setting]).items())
             notes.append(f"{what}: {each}.")
     if len({r.parent.rpartition("@")[2] for r in runs}) > 1:
-        each = ", ".join(f"{r.name} from {r.parent}{_made_by(r)}" for r in runs)
+        starts = [f"{r.parent}{_made_by(r)}" for r in runs]
+        each = "; ".join(f"{', '.join(n)} from {start}" for start, n in _grouped(runs, starts).items())
         notes.append(f"They start from different models, each at 0 FLOPs here: {each}.")
-    by_why: dict[str, list[str]] = {}
-    for run in runs:
-        if run.values is None:
-            by_why.setdefault(run.unpaired, []).append(run.name)
+    unpaired = [r for r in runs if r.values is None]
+    by_why = _grouped(unpaired, [r.unpaired for r in unpaired])
     notes += [f"Not compared problem by problem: {', '.join(n)} ({why})." for why, n in by_why.items()]
     sets = {frozenset(r.problems) for r in runs if r.problems}
     if len(sets) > 1 or (len({asked(r, metric) for r in runs}) > 1 and not all(r.problems for r in runs)):
-        each = ", ".join(f"{r.name} {asked(r, metric)}" for r in runs)
+        sides = _grouped(runs, [asked(r, metric) for r in runs])
+        each = "; ".join(f"{', '.join(n)} {problems}" for problems, n in sides.items())
         notes.append(
             f"Not evaluated on the same problems: {each}. A line is of all that its run has, a difference of those "
             "that both have."
         )
     return notes
+
+
+def _grouped(runs: Sequence[TrainingRun], values: Sequence[str]) -> dict[str, list[str]]:
+    """Value -> the names of the runs that have it."""
+    found: dict[str, list[str]] = {}
+    for run, value in zip(runs, values, strict=True):
+        found.setdefault(value, []).append(run.name)
+    return found
 
 
 def _made_by(run: TrainingRun) -> str:

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from reasoning.report.compared import Compared
 from reasoning.report.runs import MEASURES, Evaluation, TrainingRun
 from reasoning.report.style import INK, MARKERS, colour, drawing, marker, nice_ticks, number_ticks, tick_text
+from reasoning.report.words import short
 
 AXES: tuple[tuple[str, str, Callable[[Evaluation], float]], ...] = (
     ("training FLOPs", "FLOPs of training", lambda e: e.flops),
@@ -59,8 +60,11 @@ def runs_compared(compared: Compared, narrow: bool = False) -> Figure:
 
 def _label(run: TrainingRun) -> str:
     text = run.name if run.objective in run.name else f"{run.name} ({run.objective})"
-    text = text if len(text) <= 40 else f"{text[:18]}…{text[-21:]}"
-    return text if run.ended else f"{text}, not ended"
+    text = short(text, 40)
+    text = text if run.ended else f"{text}, not ended"
+    return ("\u200b" if text.startswith("_") else "") + text.replace(
+        "$", r"\$"
+    )  # no formula, and never left out
 
 
 def _marker(index: int) -> str:

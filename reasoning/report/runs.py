@@ -88,34 +88,41 @@ class TrainingRun:
         return np.array([e.accuracy for e in self.evaluations])
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[list[TrainingRun], str]:
-    """(the runs in the order given, the metric that they are compared by).
+def read_runs(folders: Sequence[Path]) -> tuple[list[TrainingRun], str, list[str]]:
+    """(the runs in the order given, the metric that they are compared by, lines on the folders left out).
 
-    Raises UserError for a folder that holds no training run, one given twice, runs without an evaluation, and runs
-    that were evaluated on different problems altogether.
+    Left out is what holds no training run or no evaluation, as long as two runs are there to compare. Raises
+    UserError where they are not, for a path that does not exist, a folder given twice, and runs that were evaluated
+    on different problems altogether.
     """
     places = [folder.resolve() for folder in folders]
     for i, place in enumerate(places):
+        if not place.exists():
+            raise UserError(f"{folders[i]}: no such run folder.")
         if place in places[:i]:
             raise UserError(f"{folders[i]} is given twice: give each run once.")
-    rows = [_rows(folder) for folder in folders]
-    there = {m: [any(m in row for row in some) for some in rows] for m in BY}
+    found: list[tuple[Path, list[dict[str, Any]]]] = []
+    left_out: list[_Unfit] = []
+    for folder in folders:
+        try:
+            found.append((folder, _rows(folder)))
+        except _Unfit as unfit:
+            left_out.append(unfit)
+    if len(found) < 2:
+        raise left_out[0]
+    there = {m: [any(m in row for row in rows) for _, rows in found] for m in BY}
     metric = next((m for m in BY if all(there[m])), None)
     if metric is None:
-        without = [str(f) for f, *has in zip(folders, *there.values(), strict=True) if not any(has)]
-        if without:
-            raise UserError(
-                f"{' and '.join(without)}: no evaluation in metrics.jsonl, so there is nothing to compare. "
-                "Train with --eval-task TASK:SPLIT (and --eval-every N)."
-            )
         raise UserError(
             "Some of these runs were evaluated by held-out problems (--eval-task), others by held-out pairs "
             "(--eval-preferences): compare runs that have the same."
         )
-    names = _names(places)
-    runs = [_run(*one, metric) for one in zip(names, folders, rows, strict=True)]
+    names = _names([folder.resolve() for folder, _ in found])
+    runs = [_run(name, folder, rows, metric) for name, (folder, rows) in zip(names, found, strict=True)]
     _refuse_strangers(runs, metric)
-    return runs, metric
+    reasons = dict.fromkeys(unfit.reason for unfit in left_out)
+    told = {reason: ", ".join(str(u.folder) for u in left_out if u.reason == reason) for reason in reasons}
+    return runs, metric, [f"Left out, {reason}: {folders}." for reason, folders in told.items()]
 
 
 def asked(run: TrainingRun, metric: str = BY[0]) -> str:
@@ -126,17 +133,34 @@ def asked(run: TrainingRun, metric: str = BY[0]) -> str:
 # ---- one run
 
 
+class _Unfit(UserError):
+    """A folder without a training run that can be compared. reason: in a few words."""
+
+    def __init__(self, folder: Path, message: str, reason: str):
+        super().__init__(message)
+        self.folder, self.reason = folder, reason
+
+
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder.")
     rows = read_rows(folder / "metrics.jsonl")
     if not rows:
-        raise UserError(
-            f"{folder} holds no metrics.jsonl with a step in it: it is not a training run, or has not begun."
+        raise _Unfit(
+            folder,
+            f"{folder} holds no metrics.jsonl with a step in it: it is not a training run, or has not begun.",
+            "no training run",
+        )
+    if not any(metric in row for row in rows for metric in BY):
+        raise _Unfit(
+            folder,
+            f"{folder}/metrics.jsonl has no evaluation to compare by: train with --eval-task TASK:SPLIT (and "
+            "--eval-every N).",
+            "no evaluation (--eval-task)",
         )
     if any(row["step"] > 0 and not _counted(row) for row in rows):
-        raise UserError(
-            f"{folder}/metrics.jsonl has steps without FLOPs: it was not written by this toolkit."
+        raise _Unfit(
+            folder,
+            f"{folder}/metrics.jsonl has steps without FLOPs: it was not written by this toolkit.",
+            "no FLOPs",
         )
     return rows
 
@@ -210,10 +234,13 @@ class _Evaluated:
         self.verifiers = cache(pool.verifiers)
         self.charges = cache(pool.charges)
         self.verdicts = cache(pool.verdicts)
-        self._chains = cache(lambda model: pool.chains(model, sampling))
+        self._by_model: dict[str, list[Chain]] = {}
+        for chain in pool.chains(sampling=sampling):
+            self._by_model.setdefault(chain.model, []).append(chain)
 
     def chains(self, model: str | None = None) -> Sequence[Chain]:
-        return self._chains(model)
+        assert model is not None
+        return self._by_model.get(model, [])
 
 
 def _by_problem(

@@ -63,6 +63,16 @@ def break_even(number: float, low: float, high: float) -> str:
     return f"{start} (95% interval {'the first' if low < 1 else queries(low)} to {queries(high)})"
 
 
+def short(name: str, most: int) -> str:
+    """A name in ``most`` characters, both ends kept: what tells runs apart often stands last.
+
+    >>> short("grpo-lr1e-3-seed1", 40), short("grpo-lr1e-3-seed1", 12)
+    ('grpo-lr1e-3-seed1', 'grpo-…-seed1')
+    """
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[half + 1 - most :]}"
+
+
 def short_scorer(name: str) -> str:
     """A verifier's spec without its argument: 'learned:runs/demo/verifier' -> 'learned'."""
     return name.partition(":")[0]

@@ -17,13 +17,16 @@ from reasoning.report.compared import Compared, Difference, Reach, differing
 from reasoning.report.files import write_whole
 from reasoning.report.runs import MEASURES, Evaluation, TrainingRun
 from reasoning.report.table import EMPTY, Table
-from reasoning.report.words import count, percent, si
+from reasoning.report.words import count, percent, short, si
 
 NAME = "training_compared"
 """Of the page and the pictures, without suffix."""
 
 MOST_SENTENCES = 6
 """Differences that are told in sentences; all of them stand on the page."""
+
+LONGEST_NAME = 32
+"""Characters of a run's name in the table."""
 
 
 def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -> tuple[Path, Path]:
@@ -83,15 +86,17 @@ def _evaluated(compared: Compared) -> str:
 
 def runs_table(compared: Compared) -> Table:
     """A row a run: what it is, what it spent, held-out accuracy before and after, and FLOPs to the target."""
-    columns = ["run", "objective", "steps", "chains", "FLOPs", "before", "after"]
+    named = all(run.name == run.objective for run in compared.runs)  # a name that says it already
+    columns = ["run", *([] if named else ["objective"]), "steps", "chains", "FLOPs", "before", "after"]
     if compared.target is not None:
         columns.append(f"FLOPs to {100 * compared.target:g}%")
     rows = []
     for i, run in enumerate(compared.runs):
         first, last = run.evaluations[0], run.evaluations[-1]
         steps = count(run.step) if run.ended else f"{count(run.step)} of {run.settings.get('steps', '?')}"
-        cells = [run.name, run.objective, steps, EMPTY if run.chains is None else count(run.chains)]
-        cells += [si(run.flops), _accuracy(first) if first.step == 0 else EMPTY]
+        cells = [short(run.name, LONGEST_NAME), *([] if named else [run.objective]), steps]
+        cells += [EMPTY if run.chains is None else count(run.chains), si(run.flops)]
+        cells.append(_accuracy(first) if first.step == 0 else EMPTY)
         cells.append(_accuracy(last) if last.step > 0 else EMPTY)
         if compared.target is not None:
             cells.append(_reach(compared.reaches[i]))
@@ -136,6 +141,8 @@ def _or_never(flops: float) -> str:
 def sentences(compared: Compared) -> list[str]:
     """What holds and what is open: differences for the same FLOPs, those at the end, and what the target took."""
     told = sorted(compared.differences, key=lambda d: (d.basis != "flops", d.a, d.b))
+    if len(told) > MOST_SENTENCES:  # the telling ones first
+        told.sort(key=lambda d: not d.supported)
     found = [_difference(compared, d) for d in told[:MOST_SENTENCES]]
     if len(told) > MOST_SENTENCES:
         found.append(f"{len(told) - MOST_SENTENCES} more differences are on the page.")
@@ -190,6 +197,8 @@ def _race(compared: Compared) -> list[str]:
     quick = min(range(len(runs)), key=lambda i: reaches[i].flops)
     parts = [f"{runs[quick].name} took {si(reaches[quick].flops)} FLOPs"]
     dearer = {dear: (ratio, low, high) for dear, _, ratio, low, high in compared.ratios}
+    if len(runs) > MOST_SENTENCES:
+        return [f"To {100 * compared.target:g}%: {parts[0]}, the least; the table has the others."]
     for i, run in enumerate(runs):
         if i == quick:
             continue

@@ -18,6 +18,7 @@ from reasoning.pool import Pool
 from reasoning.report.compared import at, compare_runs, differing, first_reached
 from reasoning.report.pictures_runs import runs_compared
 from reasoning.report.runs import Evaluation, TrainingRun, read_runs
+from reasoning.report.style import image
 from reasoning.report.write_runs import as_object, runs_table, sentences, write_compared
 from reasoning.statistics import holm, paired
 from reasoning.train.loop import train
@@ -45,7 +46,7 @@ def of(folder, *names):
 
 
 def test_values_are_those_of_the_evaluations(trained):
-    runs, metric = of(trained, "grpo", "expert")
+    runs, metric, _ = of(trained, "grpo", "expert")
     assert metric == METRIC
     for run, steps in zip(runs, (3, 2), strict=True):
         rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
@@ -79,7 +80,7 @@ def test_a_run_that_goes_on(trained, tmp_path):
     shutil.rmtree(tmp_path / "going" / "model")
     lines = (tmp_path / "going" / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "going" / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:40])
-    runs, metric = read_runs([trained / "expert", tmp_path / "going"])
+    runs, metric, _ = read_runs([trained / "expert", tmp_path / "going"])
     going = runs[1]
     assert (going.step, going.ended, len(going.evaluations)) == (2, False, 3)
     assert going.values is not None
@@ -89,12 +90,12 @@ def test_a_run_that_goes_on(trained, tmp_path):
 
 
 def test_only_shared_problems_are_paired(trained):
-    runs, metric = of(trained, "grpo", "more")
+    runs, metric, _ = of(trained, "grpo", "more")
     assert [len(run.problems) for run in runs] == [4, 6]
     compared = compare_runs(runs, metric)
     assert {d.problems for d in compared.differences} == {4}
     assert any(
-        "Not evaluated on the same problems: grpo word:dev:n=4, more word:dev:n=6" in n
+        "Not evaluated on the same problems: grpo word:dev:n=4; more word:dev:n=6" in n
         for n in compared.notes
     )
     assert all(
@@ -108,7 +109,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(trained, tmp_path):
             ("grpo", "other"),
             "grpo was evaluated on word:dev:n=4 and other on countdown:dev:n=4: they have no problem",
         ),
-        (("grpo", "silent"), "silent: no evaluation in metrics.jsonl"),
+        (("grpo", "silent"), "silent/metrics.jsonl has no evaluation to compare by"),
         (("grpo", "grpo"), "is given twice"),
         (("grpo", "nowhere"), "no such run folder"),
     ):
@@ -119,10 +120,29 @@ def test_what_cannot_be_compared_is_refused_in_one_line(trained, tmp_path):
         read_runs([trained / "grpo", tmp_path])
 
 
+def test_what_is_no_run_to_compare_is_left_out_where_two_are(trained, tmp_path):
+    """As `runs/*` gives them: with verifiers, files and runs that were not evaluated."""
+    (tmp_path / "training_compared.html").write_text("of the last time")
+    folders = [
+        tmp_path / "training_compared.html",
+        trained / "grpo",
+        trained / "silent",
+        trained / "expert",
+        tmp_path,
+    ]
+    runs, metric, left_out = read_runs(folders)
+    assert [run.name for run in runs] == ["grpo", "expert"]
+    assert left_out == [
+        f"Left out, no training run: {tmp_path / 'training_compared.html'}, {tmp_path}.",
+        f"Left out, no evaluation (--eval-task): {trained / 'silent'}.",
+    ]
+    assert compare_runs(runs, metric, left_out).notes[-2:] == left_out
+
+
 def test_without_a_pool_the_lines_are_there_and_it_says_so(trained, tmp_path):
     shutil.copytree(trained / "grpo", tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare" / "pool")
-    runs, metric = read_runs([trained / "expert", tmp_path / "bare"])
+    runs, metric, _ = read_runs([trained / "expert", tmp_path / "bare"])
     compared = compare_runs(runs, metric)
     assert compared.differences == []
     assert "Not compared problem by problem: bare (it has no pool any more)." in compared.notes
@@ -137,7 +157,7 @@ def test_verdicts_that_do_not_give_the_recorded_accuracy_are_not_paired(trained,
     rows = [json.loads(line) for line in (tmp_path / "edited" / "metrics.jsonl").read_text().splitlines()]
     rows[2][METRIC] += 0.125
     (tmp_path / "edited" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    runs, _ = read_runs([trained / "expert", tmp_path / "edited"])
+    runs, *_ = read_runs([trained / "expert", tmp_path / "edited"])
     assert runs[1].values is None
     assert "no verdicts in its pool give the accuracies" in runs[1].unpaired
 
@@ -150,7 +170,7 @@ def test_pairs_right_are_compared_where_that_is_all_there_is(tmp_path):
             {"step": 1, "flops/sample": 0.0, "flops/update": 5.0, "eval/rewards/accuracies": right},
         ]
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    runs, metric = read_runs([tmp_path / "a", tmp_path / "b"])
+    runs, metric, _ = read_runs([tmp_path / "a", tmp_path / "b"])
     assert metric == "eval/rewards/accuracies"
     table = runs_table(compare_runs(runs, metric))
     assert table.rows[0][-2] == "75.0"
@@ -164,7 +184,7 @@ def test_names_are_as_long_as_it_takes(tmp_path):
     for place in ("x/grpo", "y/grpo"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "metrics.jsonl").write_text(json.dumps({"step": 0, METRIC: 0.5}) + "\n")
-    runs, _ = read_runs([tmp_path / "x" / "grpo", tmp_path / "y" / "grpo"])
+    runs, *_ = read_runs([tmp_path / "x" / "grpo", tmp_path / "y" / "grpo"])
     assert [run.name for run in runs] == ["x/grpo", "y/grpo"]
 
 
@@ -264,7 +284,10 @@ def test_an_interval_without_0_among_many_comparisons_is_told_as_that():
     assert chance  # 66 comparisons of runs that differ by little
     lines = sentences(replace(compared, differences=[*chance[:1]] * 2))
     assert "which may be chance: p = " in lines[0]
-    assert "more differences are on the page" in sentences(compared)[6]
+    told = sentences(compare_runs([*many, curve("best", [0.0, 10.0], drawn(99, 0.3, 1.0))], METRIC))
+    assert "more differences are on the page" in told[6]
+    assert all(" points fewer (95% interval " in line and "chance" not in line for line in told[:6])
+    assert told[-1].endswith(", the least; the table has the others.")
 
 
 def test_the_target_is_midway_and_who_never_had_it_is_said():
@@ -285,8 +308,8 @@ def test_the_target_is_midway_and_who_never_had_it_is_said():
     assert sentences(compared)[-1].startswith(f"To {100 * compared.target:g}%: good took ")
     assert "flat never had it (best " in sentences(compared)[-1]
     # Of one's own, one that nobody had, and none where nobody rose.
-    assert compare_runs([good, slow], METRIC, 0.3).reaches[0].flops < compared.reaches[0].flops
-    assert not any("To 99%" in line for line in sentences(compare_runs([good, slow], METRIC, 0.99)))
+    assert compare_runs([good, slow], METRIC, target=0.3).reaches[0].flops < compared.reaches[0].flops
+    assert not any("To 99%" in line for line in sentences(compare_runs([good, slow], METRIC, target=0.99)))
     still = compare_runs([flat, replace(flat, name="again")], METRIC)
     assert (still.target, list(still.reaches)) == (None, [])
     assert runs_table(still).columns[-1] == "after"
@@ -308,7 +331,7 @@ def test_other_starts_and_settings_are_said():
     )
     notes = "\n".join(compare_runs([a, b], METRIC).notes)
     assert (
-        "They start from different models, each at 0 FLOPs here: a from base@1, b from tuned@2 (3.00 G FLOPs"
+        "They start from different models, each at 0 FLOPs here: a from base@1; b from tuned@2 (3.00 G FLOPs"
         in notes
     )
     assert "RUN/model of b is that of the best evaluation" in notes
@@ -340,6 +363,14 @@ def test_a_line_a_run_in_every_panel():
     assert panel.get_xticklabels()[0].get_text() == "start"
     only = [replace(r, evaluations=r.evaluations[:1], values=None) for r in runs]
     assert len(runs_compared(compare_runs(only, METRIC)).axes) == 1
+
+
+def test_names_are_shown_as_they_are():
+    runs = [curve(n, [0.0, 10.0], drawn(1, 0.2, 0.8)) for n in ("_hidden", "lr$1$2_a^b")]
+    figure = runs_compared(compare_runs(runs, METRIC))
+    image(figure, "svg")  # a formula that cannot be parsed would raise
+    legend = [text.get_text().lstrip("\u200b").replace("\\$", "$") for text in figure.legends[0].get_texts()]
+    assert legend[:2] == ["_hidden", "lr$1$2_a^b"]
 
 
 def test_the_page_holds_everything_escaped_and_is_the_same_again(tmp_path):
@@ -412,7 +443,7 @@ def test_the_page_of_runs_in_no_folder_together_needs_a_place(monkeypatch):
 
 def test_supervised_learning_beside_reinforcement(trained, tmp_path):
     train(cold_start(tmp_path, eval_task="word:dev:n=4", eval_every=2, eval_chains=2))
-    runs, metric = read_runs([tmp_path / "base", trained / "grpo"])
+    runs, metric, _ = read_runs([tmp_path / "base", trained / "grpo"])
     assert runs[0].values is not None
     assert runs[0].chains == 0
     compared = compare_runs(runs, metric)
