@@ -130,6 +130,6 @@ PRESETS = {
         Preset("reinforce_pp"),
         Preset("reinforce_pp_baseline"),
         Preset("ppo"),
-        Preset("dpo", {"problems_per_step": 32, "chains_per_problem": 8, "lr": 4e-4}, pairs=0.4),
+        Preset("dpo", {"problems_per_step": 32, "chains_per_problem": 8, "lr": 4e-4, "beta": 0.5}, pairs=0.4),
     )
 }

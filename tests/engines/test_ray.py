@@ -141,11 +141,14 @@ def test_an_actor_that_is_killed_costs_no_chain(engine):
 def test_a_process_that_dies_by_itself_is_repeated_and_charged(opened, tmp_path):
     engine = opened(actors=1)
     asked = draws([Problem.make(f"once {tmp_path / 'died'} ", "1")], 3)
+    worst = engine.worst_case(
+        asked[0]
+    )  # as a purse asks; else it has to be asked of the next actor, when that is up
     got = list(engine.generate(asked))
     assert len(whole(got)) == 3
     (lost,) = [c for c in got if c.finish_reason == "failed"]
     assert lost.cost == Cost(prompt_tokens=2)
-    assert sum((c.cost for c in got), Cost()).tokens <= engine.worst_case(asked[0]).tokens
+    assert sum((c.cost for c in got), Cost()).tokens <= worst.tokens
 
 
 def test_a_node_that_goes_away_costs_no_chain(cluster, opened):
@@ -158,6 +161,9 @@ def test_a_node_that_goes_away_costs_no_chain(cluster, opened):
     cluster.remove_node(node, allow_graceful=False)
     got += list(chains)
     check_once_and_same(got, asked)
+    until = time.monotonic() + 60  # the chains may have been faster than the node's end
+    while not engine.pool.deaths and time.monotonic() < until:
+        check_once_and_same(engine.generate(asked), asked)
     assert engine.pool.deaths >= 1
 
 
