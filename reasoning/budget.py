@@ -479,6 +479,7 @@ class Ledger:
         with self._lock:
             if not held.open:
                 raise ValueError("this reservation is settled or released already")
+            before = self.used()
             self._write(charge, wait=not stored)
             rest = Cost(
                 prompt_tokens=max(0, held.worst.tokens - charge.cost.tokens),
@@ -491,9 +492,11 @@ class Ledger:
                 held.price = max(0.0, held.price - (charge.price or 0.0))
                 self._hold(held.worst, held.samples, held.price, 1)
                 held.open = True
-            self._refuse_overshoot()
+            self._refuse_overshoot(before)
 
-    def _refuse_overshoot(self) -> None:
+    def _refuse_overshoot(self, before: dict[str, float]) -> None:
+        """before: what was used before the last charge. A run may go on with a budget below what it has spent, and do
+        what takes nothing of that: only what adds to it overshoots."""
         if self.budget is None:
             return
         spent = self.used()
@@ -502,7 +505,8 @@ class Ledger:
             del spent["price"]
         for name, value in spent.items():
             limit = getattr(self.budget, name)
-            if limit is not None and value > limit * (1 + 1e-9 * (name in ("flops", "price"))):
+            room = math.inf if limit is None else limit * (1 + 1e-9 * (name in ("flops", "price")))
+            if value > max(room, before[name]):
                 raise EngineError(
                     f"{value:g} {name} were spent of {limit:g}: a call cost more than its worst case."
                 )

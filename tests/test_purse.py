@@ -329,3 +329,21 @@ def test_an_unpriced_model_is_an_error_before_anything_is_drawn(tmp_path):
     with Pool.open(tmp_path) as pool, pytest.raises(UserError, match="no price for model 'other'"):
         sample(PROBLEMS, engine, pool, ledger, sampling=S)
     assert engine.drawn == 0
+
+
+def test_a_run_goes_on_with_a_budget_below_what_it_has_spent(tmp_path):
+    """What takes nothing of it is done; what would is not, and nothing is called an overshoot."""
+    with Pool.open(tmp_path) as pool:
+        with Ledger(path=tmp_path) as ledger:
+            sample(PROBLEMS, ScriptedEngine(), pool, ledger, n=3, sampling=S)
+        with Ledger(Budget(samples=2, tokens=50), tmp_path) as ledger:
+            assert verify(pool, Numeric(), ledger=ledger).judged == 21
+            assert verify(pool, Length(), ledger=ledger).unaffordable == 21
+            solutions = solve(
+                PROBLEMS, open_search("majority:n=5"), ScriptedEngine(), ledger, pool, sampling=S
+            )
+            assert [len(s.chains) for s in solutions] == [3] * len(PROBLEMS)
+        with Ledger(Budget(samples=2), tmp_path) as ledger:
+            assert verify(pool, Length(), ledger=ledger).judged == 21
+            with pytest.raises(EngineError, match="23 samples were spent of 2"):
+                ledger.charge(Cost(), 2, phase="sample")
