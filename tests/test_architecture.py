@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "reasoning.records": 0,
     "reasoning.progress": 0,
     "reasoning.durable": 0,
+    "reasoning.hub": 0,
     "reasoning.limits": 1,
     "reasoning.charges": 1,
     "reasoning.prices": 1,

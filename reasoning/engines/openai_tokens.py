@@ -12,12 +12,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from reasoning.engines.openai_server import Failure, Server
 from reasoning.engines.openai_wire import Dialect, chat_fields
 from reasoning.engines.tokens import Tokens
 from reasoning.errors import UserError
+from reasoning.hub import hub_or_cache, reason
 from reasoning.records import Draw, Problem
 from reasoning.tasks.conversation import chat_options_of, messages_of
 from verifiers.judging import most_tokens
@@ -165,9 +167,11 @@ class PromptTokens:
 
 
 def _load(source: str, name: str, context: int, form: str) -> Tokens:
-    try:
-        tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # transformers raises many kinds; to the user they mean the same
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"tokenizer={source} cannot be loaded: {reason}") from error
+    with hub_or_cache(not Path(source).exists()) as why:
+        try:
+            tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # transformers raises many kinds; to the user they mean the same
+            raise UserError(
+                f"tokenizer={source} cannot be loaded: {reason(source, why, error)[:400]}"
+            ) from error
     return Tokens(tokenizer, name=name, limit=context, end_ids=(), chat="yes" if form == "chat" else "no")

@@ -16,6 +16,7 @@ from typing import Any
 
 from reasoning.engines.tokens import Tokens, check_source, folder_name
 from reasoning.errors import UserError
+from reasoning.hub import hub_or_cache, reason
 from reasoning.records import Problem, Sampling
 from reasoning.spec import Spec, is_user_code, parse_spec
 from reasoning.tasks.conversation import (
@@ -68,12 +69,16 @@ def open_tokens(spec: str, tokenizer: Any = None) -> Tokens | None:
         return None
     transformers = import_module("transformers")
     local = _is_folder(source)
-    try:
-        tokenizer = tokenizer or transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        config = _config(transformers, source)
-    except Exception as error:  # whatever the loaders raise, it means the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"Cannot load the tokenizer of {source!r}: {reason}") from error
+    with hub_or_cache(not local) as why:
+        try:
+            tokenizer = tokenizer or transformers.AutoTokenizer.from_pretrained(
+                source, trust_remote_code=False
+            )
+            config = _config(transformers, source)
+        except Exception as error:  # whatever the loaders raise, it means the same to the user
+            raise UserError(
+                f"Cannot load the tokenizer of {source!r}: {reason(source, why, error)}"
+            ) from error
     if not limit and config is not None:
         limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
     name = folder_name(source) if local else source

@@ -33,6 +33,7 @@ from reasoning.engines.tokens import (
     weights_digest,
 )
 from reasoning.errors import EngineError, UserError
+from reasoning.hub import hub_or_cache, reason
 from reasoning.progress import bytes_text
 from reasoning.records import Chain, Cost, Draw, Problem, chain_keys, chain_seed
 
@@ -102,18 +103,20 @@ class TransformersEngine:
             raise UserError(f"dtype={dtype!r} is not one of auto, {', '.join(DTYPES)}.")
         wanted = DTYPES.get(dtype) or (torch.float32 if device == "cpu" else "auto")
         local = check_source(source)
-        try:
-            size = weights_bytes(source, str(wanted).removeprefix("torch.")) if local else 0
-            check_memory(size, memory_gb, _free(torch.device(device)), device)
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            module: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=wanted, use_safetensors=True, trust_remote_code=False
-            )
-        except TooLittleMemory:
-            raise
-        except Exception as error:  # whatever the loaders raise, it means the same to the user
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"Cannot load a causal language model from {str(source)!r}: {reason}") from error
+        with hub_or_cache(not local) as why:
+            try:
+                size = weights_bytes(source, str(wanted).removeprefix("torch.")) if local else 0
+                check_memory(size, memory_gb, _free(torch.device(device)), device)
+                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+                module: Any = AutoModelForCausalLM.from_pretrained(
+                    source, dtype=wanted, use_safetensors=True, trust_remote_code=False
+                )
+            except TooLittleMemory:
+                raise
+            except Exception as error:  # whatever the loaders raise, it means the same to the user
+                raise UserError(
+                    f"Cannot load a causal language model from {str(source)!r}: {reason(str(source), why, error)}"
+                ) from error
         module.to(device)
         module.eval()
         if local:

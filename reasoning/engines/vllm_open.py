@@ -22,6 +22,7 @@ from reasoning.engines.vllm_options import (
 )
 from reasoning.engines.vllm_weights import Adapter, Layout
 from reasoning.errors import MissingExtra, UserError
+from reasoning.hub import hub_or_cache, reason
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,34 @@ def open_vllm(source: str, options: dict[str, Any]) -> Opened:
     local = check_source(source)
     revision = options["revision"] or None
     size = 0
-    try:
-        transformers = import_module("transformers")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            options["tokenizer"] or source,
-            revision=None if options["tokenizer"] else revision,
-            trust_remote_code=False,
-        )
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        if on_cpu:
-            arguments = unsplit(arguments)
-        if local and on_cpu:
-            size = weights_bytes(source, options["dtype"])
-            arguments = fit_memory(arguments, size, free_memory_bytes() // beside_us(options["executor"]))
-        layout = Layout.of(config, source if local else _hub_folder(source, revision))
-        check_vocabulary(tokenizer, config.get_text_config().vocab_size, source)
-        adapter = Adapter.open(options["lora"], layout.shapes) if options["lora"] else None
-        if adapter:
-            ranks = typing.get_args(import_module("vllm.config.lora").MaxLoRARanks)
-            arguments |= {"enable_lora": True, "max_lora_rank": adapter.slot_rank(ranks), "max_loras": 1}
-        llm = vllm.LLM(str(source), **arguments)
-    except UserError:
-        raise
-    except Exception as error:  # vLLM raises many kinds; to the user they mean the same
-        raise UserError(f"vLLM cannot load {str(source)!r}: {in_our_words(error, size)}") from error
+    with hub_or_cache(not local) as why:
+        try:
+            transformers = import_module("transformers")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                options["tokenizer"] or source,
+                revision=None if options["tokenizer"] else revision,
+                trust_remote_code=False,
+            )
+            config = transformers.AutoConfig.from_pretrained(
+                source, revision=revision, trust_remote_code=False
+            )
+            if on_cpu:
+                arguments = unsplit(arguments)
+            if local and on_cpu:
+                size = weights_bytes(source, options["dtype"])
+                arguments = fit_memory(arguments, size, free_memory_bytes() // beside_us(options["executor"]))
+            layout = Layout.of(config, source if local else _hub_folder(source, revision))
+            check_vocabulary(tokenizer, config.get_text_config().vocab_size, source)
+            adapter = Adapter.open(options["lora"], layout.shapes) if options["lora"] else None
+            if adapter:
+                ranks = typing.get_args(import_module("vllm.config.lora").MaxLoRARanks)
+                arguments |= {"enable_lora": True, "max_lora_rank": adapter.slot_rank(ranks), "max_loras": 1}
+            llm = vllm.LLM(str(source), **arguments)
+        except UserError:
+            raise
+        except Exception as error:  # vLLM raises many kinds; to the user they mean the same
+            said = reason(str(source), why, error) if why else in_our_words(error, size)
+            raise UserError(f"vLLM cannot load {str(source)!r}: {said}") from error
     if local:
         name, version = folder_name(source), weights_digest(source)
     else:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from reasoning.errors import MissingExtra, UserError
+from reasoning.hub import hub_or_cache
 from reasoning.tasks.rows import Placed, plain
 
 SHUFFLE_BUFFER_ROWS = 10_000
@@ -58,9 +60,11 @@ def hub_rows(
         more["revision"] = revision
     if streaming:
         more["streaming"] = True
+    why = ""
     for config in configs:
         try:
-            loaded: Any = load_dataset(dataset, config, split=split, **more)
+            with hub_or_cache(not Path(dataset).exists()) as why:
+                loaded: Any = load_dataset(dataset, config, split=split, **more)
             place = f"{dataset} {config + ' ' if config else ''}{split}"
             for number, row in enumerate(loaded):
                 yield f"{place}, row {number}", {key: plain(value) for key, value in row.items()}
@@ -70,6 +74,6 @@ def hub_rows(
             raise UserError(f"{dataset}: {' '.join(str(error).split())[:300]}") from error
         except Exception as error:  # the network, the hub's client and the file readers raise many kinds
             raise UserError(
-                f"Could not get {dataset} from the hub ({type(error).__name__})"
+                f"Could not get {dataset} from the hub ({why or type(error).__name__})"
                 + (f"; {instead}." if instead else f": {' '.join(str(error).split())[:200]}")
             ) from error
