@@ -96,7 +96,7 @@ def summary_table(
             if seconds:
                 cells.append(f"{seconds[model]:.0f}" if first and model in seconds else EMPTY)
             rows.append(tuple(cells))
-    notes = _notes(measured, curves, tokens or flops, scored)
+    notes = _notes(measured, curves, tokens or flops, scored, bool(seconds))
     if any("[" in cell for row in rows for cell in row[2:]):
         notes.insert(1, "Near 0 and 100 the interval itself is shown: [from, to].")
     return Table(tuple(columns), tuple(rows), oracle, tuple(notes))
@@ -119,7 +119,9 @@ def _scoring(measured: Measured, scorer: str) -> bool:
     )
 
 
-def _notes(measured: Measured, curves: Sequence[Curve], priced: bool, scored: Sequence[str]) -> list[str]:
+def _notes(
+    measured: Measured, curves: Sequence[Curve], priced: bool, scored: Sequence[str], timed: bool
+) -> list[str]:
     counts = [p.problems for c in curves if c.difficulty is None for p in c.points] or [0]
     problems = f"{max(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     notes = [
@@ -131,6 +133,8 @@ def _notes(measured: Measured, curves: Sequence[Curve], priced: bool, scored: Se
         notes.append("Tokens and FLOPs: generating k chains of one problem, its prompt once.")
         if scored:
             notes.append("Scored FLOPs: the same and scoring these k chains, as best-of-n does.")
+    if timed:
+        notes.append("Seconds: drawing all chains of the model, by the clock.")
     cut = " A chain that was cut off counts as wrong." if _cut(measured) else ""
     notes.append(f"What is right is said by {measured.oracle!r}.{cut}")
     if any(c.oracle for c in curves):

@@ -57,6 +57,9 @@ def test_other_ks_and_seconds(measured, curves):
     assert [row[1] for row in table.rows] == ["2", "8", "16"] * 3
     assert cell(table, "base", 2, "seconds") == "12"
     assert cell(table, "grpo", 2, "seconds") == EMPTY
+    said = "Seconds: drawing all chains of the model, by the clock."
+    assert said in table.notes
+    assert said not in summary_table(measured, curves).notes
 
 
 def test_notes_name_the_ceiling_and_what_is_missing(measured, curves):
