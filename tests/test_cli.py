@@ -1,16 +1,20 @@
 """Bad input: one clear line that says what to do, an exit status other than 0, and nothing lost."""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 
 from reasoning.cli import VERBS, main, parse
+from reasoning.options import flag
 from reasoning.train.fresh import new_model, save_folder
+from reasoning.train.options import TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,18 @@ def test_every_command_has_help_with_an_example(verb, capsys):
     assert "--config" in out
 
 
+def test_torchrun_hands_every_option_of_train_on():
+    """It takes what begins like options of its own for them: none of ours may be that."""
+    parser = importlib.import_module("torch.distributed.run").get_args_parser()
+    names = [flag(field.name) for field in fields(TrainOptions) if field.name != "run"]  # RUN has no flag
+    flags = [f for name in names for f in (name, f"--no-{name[2:]}")]
+    assert len(flags) > 100
+    for name in (*flags, "--config", "--debug"):
+        mine = ["train", "runs/x", name, "1"]
+        given = parser.parse_args(["--nproc-per-node", "2", "-m", "reasoning", *mine])
+        assert (given.training_script, given.training_script_args) == ("reasoning", mine)
+
+
 def test_verbs_of_the_pool_have_help_of_their_own(capsys):
     shown = {}
     for verb in (v for v in VERBS if v.startswith("pool ")):
@@ -72,6 +88,9 @@ MISTAKES = [
     (["sample", "{tmp}/r"], "reasoning sample needs --task"),
     (["sample", "{tmp}/r", "--tsak", "word"], "Did you mean '--task'?"),
     (["train", "{tmp}/r", "--num_generations", "8"], "'--num_generations': here it is --chains-per-problem."),
+    (["train", "--run", "x"], "'--run': RUN stands without a flag:  reasoning train RUN"),
+    (["train", "--output_dir=x"], "'--output_dir': RUN stands without a flag"),
+    (["verify", "--target", "x"], "'--target': TARGET stands without a flag"),
     (["curve", "{tmp}/r", "--max-steps=8"], "Unknown option of 'reasoning curve' '--max-steps'."),
     (
         ["sample", "{tmp}/r", "--task", "wrod:test", "--engine", "transformers:{model}"],

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "--max-completion-length": "--max-new-tokens",
     "--max-steps": "--steps",
     "--max-tokens": "--max-new-tokens",
+    "--model-name-or-path": "--model",
     "--num-generations": "--chains-per-problem",
     "--reward": "--verifier",
     "--reward-funcs": "--verifier",
@@ -43,6 +44,8 @@ ELSEWHERE = {
     "--warmup-ratio": "--warmup",
 }
 """Flags as other trainers call them, too far from ours for a look at the spelling to find them."""
+FOLDERS = ("--output-dir", "--output_dir")
+"""What other trainers call RUN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,12 @@ class Parser(argparse.ArgumentParser):
                 if (here := ELSEWHERE.get(name.replace("_", "-"))) in known:
                     raise UserError(
                         f"Unknown option of '{self.prog}' {name!r}: here it is {here}.  ({self.prog} --help)"
+                    )
+                bare = {a.dest: a.metavar or a.dest for a in self._actions if not a.option_strings}
+                if (place := "run" if name in FOLDERS else name.lstrip("-").replace("-", "_")) in bare:
+                    raise UserError(
+                        f"Unknown option of '{self.prog}' {name!r}: {bare[place]} stands without a flag:  "
+                        f"{self.prog} {bare[place]} ..."
                     )
                 raise unknown(f"option of '{self.prog}'", name, known, f"{self.prog} --help")
             meant = f"; give it by its name:  {' or '.join(f'{f} {first}' for f in self.lacking)}"
