@@ -1,6 +1,7 @@
 """Benchmarks in their own formats: from rows written here, and from the real files where they are at hand."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -8,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from reasoning import hub
 from reasoning.errors import MissingExtra, UserError
 from reasoning.tasks import load_problems, open_task, overlap
 from reasoning.tasks.benchmarks import BENCHMARKS
@@ -91,10 +93,15 @@ def test_hub_rows_are_read_like_file_rows(monkeypatch):
 
     monkeypatch.delenv("REASONING_DATA", raising=False)
     monkeypatch.setitem(sys.modules, "datasets", Hub)
+    monkeypatch.setattr(hub, "_last", (math.inf, ""))  # it answers
     (problem,) = load_problems("gsm8k:test")
     assert problem.reference == "2"
     with pytest.raises(UserError, match=r"Could not get openai/gsm8k from the hub \(ConnectionError\)"):
         load_problems("gsm8k:train")
+    monkeypatch.setattr(hub, "_last", (math.inf, "no such host"))
+    with pytest.raises(UserError, match=r"from the hub \(no such host\); give path=FILE"):
+        load_problems("gsm8k:train")
+    assert asked.pop() == asked[1]
     assert asked == [("openai/gsm8k", "main", "test"), ("openai/gsm8k", "main", "train")]
 
 
