@@ -113,8 +113,9 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[TrainingRun], str, list[str
     there = {m: [any(m in row for row in rows) for _, rows in found] for m in BY}
     metric = next((m for m in BY if all(there[m])), None)
     if metric is None:
+        (one, _), (other, _) = (found[there[m].index(False)] for m in reversed(BY))
         raise UserError(
-            "Some of these runs were evaluated by held-out problems (--eval-task), others by held-out pairs "
+            f"{one} was evaluated by held-out problems (--eval-task), {other} by held-out pairs "
             "(--eval-preferences): compare runs that have the same."
         )
     names = _names([folder.resolve() for folder, _ in found])

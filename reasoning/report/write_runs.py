@@ -112,7 +112,11 @@ def table_notes(compared: Compared) -> list[str]:
         + ("; ± is half of the 95% interval, [from, to] the interval itself." if known else ".")
     ]
     notes.append("Before: at step 0, by chains of each run's own. After: at the last evaluation so far.")
-    if compared.target is not None:
+    if compared.target is None:
+        notes.append(
+            "No FLOPs to a common accuracy: no evaluation is clear of where a run starts (--target sets one)."
+        )
+    else:
         notes.append(
             f"{100 * compared.target:g}%: {compared.chosen}. Between two evaluations a run is taken to go straight."
         )
@@ -128,11 +132,11 @@ def _reach(reach: Reach) -> str:
         return "not reached"
     if math.isnan(reach.low):
         return si(reach.flops)
-    return f"{si(reach.flops)} [{si(reach.low)}, {_or_never(reach.high)}]"
+    return f"{si(reach.flops)} [{si(reach.low)}, {_or_not_reached(reach.high)}]"
 
 
-def _or_never(flops: float) -> str:
-    return "never" if math.isinf(flops) else si(flops)
+def _or_not_reached(flops: float) -> str:
+    return "not reached" if math.isinf(flops) else si(flops)
 
 
 # ---- the sentences
@@ -202,7 +206,7 @@ def _race(compared: Compared) -> list[str]:
     for i, run in enumerate(runs):
         if i == quick:
             continue
-        if i in dearer:
+        if i in dearer and not math.isnan(dearer[i][1]):
             parts.append(f"{run.name} {_times(*dearer[i])}")
         elif math.isinf(reaches[i].flops):
             parts.append(f"{run.name} never had it (best {percent(run.accuracies.max())}%)")
@@ -213,7 +217,7 @@ def _race(compared: Compared) -> list[str]:
 
 def _times(ratio: float, low: float, high: float) -> str:
     text = f"{_fold(ratio)} times as much"
-    if math.isnan(low) or math.isinf(low):
+    if math.isinf(low):
         return text
     ends = f"{_fold(low)} times or more" if math.isinf(high) else f"{_fold(low)} to {_fold(high)} times"
     return f"{text} (95% interval {ends})"

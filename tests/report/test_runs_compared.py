@@ -176,8 +176,24 @@ def test_pairs_right_are_compared_where_that_is_all_there_is(tmp_path):
     assert table.rows[0][-2] == "75.0"
     assert table.notes[0] == "Held-out pairs right in %."
     (tmp_path / "b" / "metrics.jsonl").write_text(json.dumps({"step": 0, METRIC: 0.5}) + "\n")
-    with pytest.raises(UserError, match="others by held-out pairs"):
+    with pytest.raises(UserError, match=r"/b was evaluated by held-out problems .*/a by held-out pairs"):
         read_runs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_mixture_of_tasks_is_drawn_and_not_paired(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"step": i, METRIC: 0.2 + i / 2, f"{METRIC}/word": 0.5, "flops/update": 5.0 * i} for i in range(2)
+        ]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compared = compare_runs(*read_runs([tmp_path / "a", tmp_path / "b"]))
+    assert [reach.flops for reach in compared.reaches] == pytest.approx([2.5, 2.5], abs=0.1)
+    assert (
+        "Not compared problem by problem: a, b (its evaluation mixes several tasks by weight)."
+        in compared.notes
+    )
+    assert sentences(compared) == ["To 45%: a took 2.50 FLOPs, b 2.50."]
 
 
 def test_names_are_as_long_as_it_takes(tmp_path):
@@ -313,6 +329,7 @@ def test_the_target_is_midway_and_who_never_had_it_is_said():
     still = compare_runs([flat, replace(flat, name="again")], METRIC)
     assert (still.target, list(still.reaches)) == (None, [])
     assert runs_table(still).columns[-1] == "after"
+    assert any("No FLOPs to a common accuracy" in note for note in runs_table(still).notes)
 
 
 def test_equal_runs_take_equally_much():
