@@ -25,6 +25,9 @@ AXES: tuple[tuple[str, str, Callable[[Evaluation], float]], ...] = (
 )
 """Title, label of the axis, and where an evaluation lies on it."""
 
+LONGEST_NAME = 30
+"""Characters of a run's name in the key."""
+
 FAR_APART = 12
 """Where one run went so many times as far as another the axis is logarithmic."""
 
@@ -59,8 +62,8 @@ def runs_compared(compared: Compared, narrow: bool = False) -> Figure:
 
 
 def _label(run: TrainingRun) -> str:
-    text = run.name if run.objective in run.name else f"{run.name} ({run.objective})"
-    text = short(text, 40)
+    name = short(run.name, LONGEST_NAME)
+    text = name if run.objective in run.name else f"{name} ({run.objective})"
     text = text if run.ended else f"{text}, not ended"
     return ("\u200b" if text.startswith("_") else "") + text.replace(
         "$", r"\$"

@@ -25,6 +25,9 @@ NAME = "training_compared"
 MOST_SENTENCES = 6
 """Differences that are told in sentences; all of them stand on the page."""
 
+MOST_NAMED = 4
+"""Runs that a heading names."""
+
 LONGEST_NAME = 32
 """Characters of a run's name in the table."""
 
@@ -49,7 +52,7 @@ def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -
         f"<h1>{page.escaped(heading(compared))}</h1>",
         f'<p class="soft">Training runs, evaluated on {page.escaped(_evaluated(compared))}.</p>',
         "<h2>What it shows</h2>",
-        page.bullets(sentences(compared), "findings"),
+        page.bullets(sentences(compared, "in the table below"), "findings"),
         page.figure(picture),
         "<h2>The runs</h2>",
         page.summary(runs_table(compared)),
@@ -71,6 +74,8 @@ def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -
 
 
 def heading(compared: Compared) -> str:
+    if len(compared.runs) > MOST_NAMED:
+        return f"{len(compared.runs)} training runs compared"
     return " and ".join((", ".join(r.name for r in compared.runs[:-1]), compared.runs[-1].name))
 
 
@@ -142,14 +147,15 @@ def _or_not_reached(flops: float) -> str:
 # ---- the sentences
 
 
-def sentences(compared: Compared) -> list[str]:
-    """What holds and what is open: differences for the same FLOPs, those at the end, and what the target took."""
+def sentences(compared: Compared, rest: str = "on the page") -> list[str]:
+    """What holds and what is open: differences for the same FLOPs, those at the end, and what the target took. rest:
+    where differences beyond the first few stand."""
     told = sorted(compared.differences, key=lambda d: (d.basis != "flops", d.a, d.b))
     if len(told) > MOST_SENTENCES:  # the telling ones first
         told.sort(key=lambda d: not d.supported)
     found = [_difference(compared, d) for d in told[:MOST_SENTENCES]]
     if len(told) > MOST_SENTENCES:
-        found.append(f"{len(told) - MOST_SENTENCES} more differences are on the page.")
+        found.append(f"{len(told) - MOST_SENTENCES} more differences are {rest}.")
     return [*found, *_race(compared)] or [
         "Nothing to compare yet: no run rose above its start, and no two have evaluations of the same problems."
     ]
