@@ -51,6 +51,10 @@ def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> UserEr
     Unknown strategy 'best-of-m'. Did you mean 'best_of_n'?  (known: best_of_n, majority)
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+    typed = name.replace("-", "_")
+    near = difflib.get_close_matches(typed, known, n=3, cutoff=0.5)
+    near.sort(
+        key=lambda other: sorted(other) != sorted(typed)
+    )  # letters that were swapped are the likeliest slip
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"Unknown {what} {name!r}.{hint}  ({see or 'known: ' + ', '.join(known)})")

@@ -84,6 +84,7 @@ MISTAKES = [
         ["sample", "{tmp}/r", "--task", "word:test:n=3", "--engine", "transformers:{model}", "--stop", ""],
         "An empty stop string",
     ),
+    (["train", "{tmp}/r", "--model", "m", "--objective", "gpro"], "Did you mean 'grpo'?"),
     (["smaple"], "Unknown command 'smaple'. Did you mean 'sample'?"),
     (["sample", "{tmp}/r"], "reasoning sample needs --task"),
     (["sample", "{tmp}/r", "--tsak", "word"], "Did you mean '--task'?"),

@@ -272,3 +272,13 @@ def test_a_terminal_of_any_width(run, capsys, monkeypatch, width):
         assert row["strategy"] in table
     for key, _ in COLUMNS:
         assert cell(shown["total"], key) in table
+
+
+def test_locks_are_no_files_to_look_at(run, capsys):
+    for name in (".lock", ".rewriting"):
+        (run / name).touch()
+    main(["show", str(run)])
+    said = capsys.readouterr().out
+    assert "run.toml" in said
+    assert ".rewriting" not in said
+    assert ".lock" not in said

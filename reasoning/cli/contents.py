@@ -110,12 +110,17 @@ def contents(folder: Path) -> dict[str, Any]:
     shown["files"] = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "pool" not in path.relative_to(folder).parts[:-1]
+        if path.is_file() and not _internal(path.relative_to(folder))
     }
     shown["spent"] = row_of(ledger.spent) if ledger is not None else None
     if shown["pool"] is None and ledger is None and not config:
         raise UserError(f"{folder} holds no pool, no ledger and no run.toml: it is not a run's folder.")
     return shown
+
+
+def _internal(path: Path) -> bool:
+    """Whether a file of a run is one of its pool's, or hidden, as locks are."""
+    return "pool" in path.parts[:-1] or path.name.startswith(".")
 
 
 def holds_pool(folder: Path) -> bool:

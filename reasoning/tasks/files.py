@@ -51,6 +51,9 @@ MAPPING = {
 ``question`` and ``answer``."""
 
 
+NAMED = "; say which:  FILE:question=COLUMN,answer=COLUMN"
+
+
 def mapped(
     rows: Iterable[Placed],
     where: Mapping[str, str],
@@ -79,8 +82,8 @@ def mapped(
 def problem_of(
     row: Row, place: str, question: str, answer: str, difficulty: str, template: str, name: str
 ) -> Problem:
-    asked = column(row, question, place)
-    reference = column(row, answer, place)
+    asked = column(row, question, place, NAMED)
+    reference = column(row, answer, place, NAMED)
     if reference is None:
         raise UserError(f"{place}: column {answer!r} is empty.")
     reference = plain(reference)

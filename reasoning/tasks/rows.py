@@ -123,10 +123,11 @@ READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
 }
 
 
-def column(row: Row, name: str, where: str) -> Any:
+def column(row: Row, name: str, where: str, hint: str = "") -> Any:
     """The value of a column; ``a.b.0`` reaches into objects and lists (a key that holds dots wins as it is).
 
-    where: names the row in the error ("data.jsonl, line 3"). Raises UserError that offers the nearest column.
+    where, hint: name the row in the error ("data.jsonl, line 3"), and what mends it. Raises UserError that offers the
+    nearest column.
     """
     if name in row:
         return row[name]
@@ -138,7 +139,7 @@ def column(row: Row, name: str, where: str) -> Any:
             value = value[int(part)]
         else:
             known = paths(row)
-            raise unknown("column", name, known, see=f"{where} has: {', '.join(known) or 'nothing'}")
+            raise unknown("column", name, known, see=f"{where} has: {', '.join(known) or 'nothing'}{hint}")
     return value
 
 

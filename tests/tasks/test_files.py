@@ -137,7 +137,9 @@ def test_every_format_reads_the_same(ending, tmp_path):
     assert [(p.prompt, p.reference) for p in problems] == [(r["q"], r["gold"]) for r in ROWS]
     assert problems == load_problems(f"file:{path}:question=q,answer=gold,difficulty=level,template=plain")
     assert [p.reference for p in load_problems(f"{path}:prompt=q,reference=gold,level=2")] == ["hi"]
-    with pytest.raises(UserError, match=r"Unknown column 'question'.* has: q, gold, level"):
+    with pytest.raises(
+        UserError, match=r"Unknown column 'question'.* has: q, gold, level; say which:  FILE:question=C"
+    ):
         load_problems(f"{path}:reference=gold")
     with pytest.raises(UserError, match=r"Unknown column 'golf'\. Did you mean 'gold'\?"):
         load_problems(f"{path}:prompt=q,reference=golf")
