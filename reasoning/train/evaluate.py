@@ -50,7 +50,7 @@ def affordable(
         if missing:
             worst += engine.worst_case(replace(draw, indices=draw.indices[: len(missing)]))
             count += len(missing)
-    return ledger.fits(worst, count)
+    return ledger.fits(worst, count, price=ledger.most(worst, engine.model))
 
 
 def evaluate(
@@ -61,8 +61,9 @@ def evaluate(
     n: int,
     sampling: Sampling,
     ranks: Ranks = ALONE,
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Draw ``n`` chains of every problem; (figures, chains to read). The chains stay in ``pool``.
+) -> tuple[dict[str, float], list[dict[str, Any]]] | None:
+    """Draw ``n`` chains of every problem; (figures, chains to read), or None where the purse ran out before all were
+    drawn and judged. The chains stay in ``pool``.
 
     eval/pass@1 (also eval/avg@n, the mean over all n), eval/pass@n and eval/maj@n with the ends of their 95% interval
     (_low, _high; the unit is the problem), eval/mean_length, eval/clipped_ratio. Of several tasks the same by task
@@ -70,13 +71,13 @@ def evaluate(
     Zou and Donner 2008). A chain without a judgement is left out.
     """
     mine = ranks.share([p for task in tasks for p in task.problems])
-    sample(mine, engine, pool, ledger, n, sampling, phase="evaluate")
+    short = sample(mine, engine, pool, ledger, n, sampling, phase="evaluate").unaffordable
     own = {p.id for p in mine}
     found: list[dict[str, float]] = []
     read: list[dict[str, Any]] = []
     for task in tasks:
         ids = [p.id for p in task.problems if p.id in own]
-        verify(
+        short += verify(
             pool,
             task.verifier,
             ledger=ledger,
@@ -84,7 +85,9 @@ def evaluate(
             sampling=sampling,
             problem_ids=ids,
             phase="evaluate",
-        )
+        ).unaffordable
+    if short:
+        return None
     meet(ranks, pool)
     for task in tasks:
         found.append(_figures(task, engine, pool, n, sampling))

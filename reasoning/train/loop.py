@@ -93,6 +93,7 @@ _LEFT = {
     "most": "A step may take up to {}, every chain at --max-new-tokens; less than that is left.",
     "begun": "One more problem of the next step may take up to {}, every chain at --max-new-tokens; less than that "
     "is left. The chains of it that are drawn are kept for a larger budget.",
+    "short": "It ran out while the next step was drawn and judged. What is stored of it is kept for a larger budget.",
 }
 """What is said when the budget ends a run, by `BudgetSpent.of`."""
 
@@ -230,6 +231,11 @@ class _Run:
                 metrics = self._step(step)
             except BudgetSpent as spent:
                 needed = f"{human(spent.needed.tokens)} tokens and {human(spent.needed.flops)} FLOPs"
+                if not step and spent.of == "short":
+                    raise BudgetError(
+                        f"The budget {options.budget} ran out while the first step was drawn and judged. Raise it, "
+                        "or lower --problems-per-step, --chains-per-problem or --max-new-tokens."
+                    ) from None
                 if not step:
                     what = "one more problem" if spent.of == "begun" else "one step"
                     raise BudgetError(
@@ -326,13 +332,12 @@ class _Run:
             self.generator.engine,
             Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed + 1),
         )
-        if not affordable(self.held_out, engine, self.pool, self.ledger, options.eval_chains, sampling):
+        asked = self.held_out, engine, self.pool, self.ledger, options.eval_chains, sampling
+        measured = evaluate(*asked, self.ranks) if affordable(*asked) else None
+        if measured is None:
             self.say(f"step {step}: not evaluated, the budget has no room for it.")
             return figures, []
-        found, read = evaluate(
-            self.held_out, engine, self.pool, self.ledger, options.eval_chains, sampling, self.ranks
-        )
-        return figures | found, read
+        return figures | measured[0], measured[1]
 
     def _keep_best(self, step: int) -> None:
         """Write RUN/best where the evaluation of ``step`` is better than all before."""

@@ -181,29 +181,39 @@ class ModelSource:
                 return groups, BudgetSpent(self._worst(left[:1])[0] + self._learning(left[:1]), "begun")
             held = self._hold(left[:count])
             drawn = self._drawn(left[:count])
+            if drawn is None:
+                if held is not None:
+                    held.release()
+                    self.held.remove(held)
+                return groups, BudgetSpent(Cost(), "short")
             if held is not None:  # from what learning may take to what it takes
                 held.shrink(self._whole_cost([len(row) for group in drawn for row in group.rows()]))
             groups += drawn
             left = left[count:]
         return groups, None
 
-    def _drawn(self, problems: Sequence[Problem]) -> list[Group]:
+    def _drawn(self, problems: Sequence[Problem]) -> list[Group] | None:
+        """Their groups; None where the purse ran out before all chains were there and judged: time did, or judging
+        takes more than was left. What is stored by then is of use to a larger one."""
         n = self.options.chains_per_problem
         mine = self.ranks.share(problems)
-        sample(mine, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
+        sampled = sample(mine, self.engine, self.pool, self.ledger, n, self.sampling, phase="train")
         started = time.monotonic()
+        short = sampled.unaffordable
         judged: dict[str, Verdict] = {}
         for name, verifier in self.verifiers.items():
             ids = [p.id for p in mine if self._task[p.id][1] == name]
             if ids:
-                verify(
+                short += verify(
                     self.pool,
                     verifier,
                     ledger=self.ledger,
                     model=self.engine.model,
                     problem_ids=ids,
                     phase="train",
-                )
+                ).unaffordable
+        if short:
+            return None
         meet(self.ranks, self.pool)
         for name in {self._task[p.id][1]: None for p in problems}:
             judged |= self.pool.verdicts(name)

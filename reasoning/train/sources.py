@@ -40,8 +40,8 @@ class BudgetSpent(Exception):
     """What is left of the purse does not pay for another step.
 
     needed: what it has no room for. of: what that is, "known" (a step whose rows are there), "most" (a step at its
-    longest), "lately" (the largest of the last steps) or "begun" (one more problem of a step whose other chains are
-    drawn and stored).
+    longest), "lately" (the largest of the last steps), "begun" (one more problem of a step whose other chains are
+    drawn and stored) or "short" (not known: it ran out while chains were drawn or judged).
     """
 
     def __init__(self, needed: Cost, of: str):

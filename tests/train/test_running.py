@@ -190,6 +190,55 @@ def test_a_step_that_the_budget_ended_within_goes_on_from_its_chains(home, unlim
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
+COSTLY = """from verifiers import Verdict
+
+class Costly:
+    name, oracle = "costly", False
+
+    def verify(self, attempts):
+        return [Verdict(len(a.response) % 97 / 97, scored_tokens=200) for a in attempts]
+
+    def worst_case(self, attempts):
+        return 200 * len(attempts), 0.0
+"""
+
+
+def test_a_step_that_cannot_be_judged_to_its_end_is_not_learned_from(home, monkeypatch):
+    """Judging takes most of this budget: it runs out within the second step, whose chains are drawn by then."""
+    (home / "costly.py").write_text(COSTLY)
+    options = reinforce(
+        home, "whole", eval_every=0, eval_task="", verifier=f"{home}/costly.py:Costly", steps=2
+    )
+    whole = train(options)
+    with Ledger(path=home / "whole", read_only=True) as ledger:
+        spent = ledger.spent.cost.tokens
+    said = []
+    judged = replace(options, run=str(home / "judged"))
+    with monkeypatch.context() as patch:
+        patch.setattr("reasoning.train.rollouts.largest_step", lambda *a: Charge())  # expects too little
+        first = train(replace(judged, budget=f"tokens={spent - 2000}"), log=said.append)
+    assert (first.summary["steps"], first.summary["stopped"]) == (1, "budget")
+    assert said[-2].startswith("It ran out while the next step was drawn and judged.")
+    assert [row["rewards_missing"] for row in metrics(home, "judged")] == [0]
+    second = train(replace(judged, budget=f"tokens={2 * spent}"))
+    a, b = weights(whole.folder), weights(second.folder)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    with pytest.raises(BudgetError, match="ran out while the first step was drawn and judged"):
+        train(replace(options, run=str(home / "unjudged"), budget="tokens=3000"))
+
+
+def test_an_evaluation_that_cannot_be_judged_to_its_end_is_none(home):
+    (home / "costly.py").write_text(COSTLY)
+    said = []
+    options = reinforce(
+        home, "unevaluated", verifier=f"{home}/reward.py:even", eval_verifier=f"{home}/costly.py:Costly"
+    )
+    with pytest.raises(BudgetError, match="cannot pay for one step"):
+        train(replace(options, budget="tokens=4500", eval_chains=8), log=said.append)
+    assert said == ["step 0: not evaluated, the budget has no room for it."]
+    assert not (home / "unevaluated" / "metrics.jsonl").exists()
+
+
 def test_the_largest_of_the_last_steps():
     rows = [
         Charge("train", "", Cost(output_tokens=70, flops=1.0), 8),
