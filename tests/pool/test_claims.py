@@ -58,7 +58,7 @@ def test_claims_of_the_dead_and_of_the_stopped_are_free(tmp_path, monkeypatch):
 
 def test_samplers_share_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.3)
-    engines = [ScriptedEngine(seconds_per_chain=0.001) for _ in range(3)]
+    engines = [ScriptedEngine(seconds_per_chain=0.004) for _ in range(3)]  # 4 s for one alone
     reports = [None] * 3
 
     def work(at: int) -> None:
