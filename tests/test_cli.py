@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 
 import pytest
 
@@ -360,7 +361,8 @@ def test_a_signal_says_how_to_go_on_and_keeps_what_was_drawn(tmp_path, model, nu
     """SIGTERM as SIGINT, in a process of its own, once chains are there."""
     command = [sys.executable, "-m", "reasoning", "sample", "run", "--task", "word:test:n=400", "-n", "64"]
     command += ["--engine", f"transformers:{model}", "--max-new-tokens", "64"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # a shell's background jobs are deaf to SIGINT
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/pool/wal/*.wal")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -376,8 +378,12 @@ def test_a_signal_to_several_ranks_is_left_to_torchrun(monkeypatch):
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with terminable():
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray leaves a handler of its own in this process
+    try:
+        with terminable():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert how_to_go_on(["train", "r"], []).endswith("the same torchrun command again")
     monkeypatch.setenv("RANK", "1")
     assert how_to_go_on(["train", "r"], []) == ""
