@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reasoning.cli.show import note, say
@@ -18,7 +18,7 @@ def show_training(folder: Path, watch: int, as_json: bool, out: Path | None = No
     """Draw the curves; with ``watch`` again and again, until RUN/model is there."""
     from reasoning.report.training import evaluations, write_training
 
-    while True:
+    def shown() -> tuple[Path, Path, bool]:
         ended = (folder / "model" / "training.json").is_file()
         page, picture, rows = write_training(folder, 0 if ended else watch, out)
         if as_json:
@@ -30,12 +30,9 @@ def show_training(folder: Path, watch: int, as_json: bool, out: Path | None = No
             for line in lines if body else []:
                 say("  ".join(f"{cell:>{w}}" for cell, w in zip(line, widths, strict=True)))
             say(f"step {rows[-1]['step']}, {'ended' if ended else 'not ended'}")
-        if ended or not watch:
-            break
-        time.sleep(watch)
-    note(f"picture  {picture}")
-    note(f"page     {page}")
-    return 0
+        return page, picture, ended
+
+    return _until_ended(shown, watch)
 
 
 def compare_training(
@@ -51,7 +48,8 @@ def compare_training(
     from reasoning.report.write_runs import as_object, runs_table, sentences, write_compared
 
     place = out or common_folder(folders)
-    while True:
+
+    def shown() -> tuple[Path, Path, bool]:
         compared = compare_runs(*read_runs(folders), target=target)
         ended = all(run.ended for run in compared.runs)
         page, picture = write_compared(compared, place, 0 if ended else watch)
@@ -63,9 +61,17 @@ def compare_training(
             console.print()
             for sentence in sentences(compared):
                 console.print(Text(printable(f"- {sentence}")))
-        if ended or not watch:
-            break
+        return page, picture, ended
+
+    return _until_ended(shown, watch)
+
+
+def _until_ended(shown: Callable[[], tuple[Path, Path, bool]], watch: int) -> int:
+    """Write and print (page, picture, whether all has ended) once, or every ``watch`` seconds until all has."""
+    page, picture, ended = shown()
+    while watch and not ended:
         time.sleep(watch)
+        page, picture, ended = shown()
     note(f"picture  {picture}")
     note(f"page     {page}")
     return 0
