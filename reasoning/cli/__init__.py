@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning import __version__
-from reasoning.cli.ending import INTERRUPTED, TERMINATED, how_to_go_on, terminable
+from reasoning.cli.ending import INTERRUPTED, TERMINATED, end, how_to_go_on, one_of_several, terminable
 from reasoning.errors import ReasoningError, UserError, unknown
 from reasoning.options import add_flags, from_mapping, required_flags, usage
 from reasoning.progress import printable
@@ -116,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     with terminable() as came:
-        return _run(arguments, debug, came)
+        status = _run(arguments, debug, came)
+    if argv is None and one_of_several():
+        end(status)
+    return status
 
 
 def _run(arguments: list[str], debug: bool, came: Sequence[int]) -> int:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from reasoning.cli.ending import end
 from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
 from reasoning.train.distributed import join, leave, whole
 from reasoning.train.learner import Learner
@@ -133,6 +134,7 @@ def main(folder, cases):
         name, _, kind = case.partition(":")
         run(Path(folder), name, ranks, kind == "fsdp")
     leave(ranks)
+    end(0)
 
 
 if __name__ == "__main__":

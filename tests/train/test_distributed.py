@@ -97,6 +97,34 @@ def test_two_ranks_train_as_one_process(folder, case):
             )
 
 
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [({}, "after\natexit\ndown\n"), ({"RANK": "1", "WORLD_SIZE": "2"}, "atexit\n")],
+)
+def test_a_rank_ends_without_taking_python_down(ranks, said):
+    """What is registered with atexit runs all the same, and what was printed arrives."""
+    code = (
+        "import atexit, sys\n"
+        "class Last:\n"
+        "    def __del__(self, write=sys.stdout.write): write('down\\n')\n"
+        "last = Last()\n"
+        "atexit.register(lambda: print('atexit'))\n"
+        "sys.argv = ['reasoning', '--version']\n"
+        "from reasoning.cli import main\n"
+        "status = main()\n"
+        "print('after')\n"
+        "sys.exit(status)\n"
+    )
+    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=alone | ranks, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    version, *rest = ran.stdout.splitlines(keepends=True)
+    assert version.startswith("reasoning ")
+    assert "".join(rest) == said
+
+
 def test_ranks_as_torchrun_tells_them():
     told = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
     assert read_environment(told) == (Ranks(1, 4), 1)
