@@ -236,6 +236,44 @@ def paired(
     return Paired(interval, p, reach * error)
 
 
+def paired_seeds(a: ArrayLike, b: ArrayLike, level: float = LEVEL, *, power: float = 0.8) -> Paired:
+    """Compare two methods that were trained under several seeds each, problem by problem: (S, P) against (S', P);
+    problems without a value under some seed are left out.
+
+    The interval is of the difference of the means and says where it would lie for other problems and other seeds:
+    the variance over problems (of the differences of the means over seeds) and those over the seeds of each side (of
+    their means over problems) are added, with Satterthwaite's degrees of freedom. What chance does within a chain is
+    in each of them, so it is rather too wide than too narrow. Of a side with one seed nothing is known of its spread,
+    and nothing added. With one seed on both sides it is `paired`.
+
+    Raises ValueError where the two do not have the same problems.
+    """
+    a, b = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (a, b))
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"paired values must be of the same problems, not {a.shape} and {b.shape}")
+    if len(a) == len(b) == 1:
+        return paired(a[0], b[0], level, power=power)
+    known = ~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0))
+    a, b = a[:, known], b[:, known]
+    differences = a.mean(axis=0) - b.mean(axis=0)
+    n = len(differences)
+    if n < 2:
+        return Paired(t_interval(differences, level), 1.0, float("nan"))
+    estimate = float(differences.mean())
+    parts = [side.mean(axis=1) for side in (a, b) if len(side) > 1]
+    variances = [float(part.var(ddof=1)) / len(part) for part in (differences, *parts)]
+    freedom = [len(part) - 1 for part in (differences, *parts)]
+    total = sum(variances)
+    if total <= 1e-24:
+        return Paired(Interval(estimate, estimate, estimate, n), float(abs(estimate) < 1e-12), 0.0)
+    df = total**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True))
+    error = sqrt(total)
+    reach = float(special.stdtrit(df, (1 + level) / 2))
+    p = 2 * float(special.stdtr(df, -abs(estimate) / error))
+    interval = Interval(estimate, estimate - reach * error, estimate + reach * error, n)
+    return Paired(interval, p, (reach + float(special.stdtrit(df, power))) * error)
+
+
 def sign_flip(differences: ArrayLike, replicates: int = 9999, seed: int = 0) -> float:
     """Two-sided p of "each difference could as well have the other sign", for the mean; (P,).
 

@@ -53,6 +53,10 @@ class ShowOptions:
         low=0,
         high=1,
     )
+    each: bool = option(
+        False,
+        "with training of several runs: a line for every run, also for runs that differ in their seed alone",
+    )
     out: str = option(
         "", "with training: folder for page and pictures (default: RUN; of several the folder they lie in)"
     )
@@ -63,7 +67,7 @@ def run(options: ShowOptions) -> int:
     folders = [Path(run) for run in options.run]
     if not folders[0].is_dir() and len(folders) == 1:
         raise UserError(f"{folders[0]}: no such run folder.")
-    for name in ("watch", "target", "out"):
+    for name in ("watch", "target", "each", "out"):
         if getattr(options, name) not in (0, None, "") and not options.training:
             raise UserError(f"--{name} goes with --training.")
     out = Path(options.out) if options.out else None
@@ -72,10 +76,12 @@ def run(options: ShowOptions) -> int:
             raise UserError(
                 "Several runs are compared with --training; without it (and with --cost) give one RUN."
             )
-        return compare_training(folders, options.watch, options.json, options.target, out)
+        return compare_training(folders, options.watch, options.json, options.target, out, options.each)
     folder = folders[0]
     if options.target is not None:
         raise UserError("--target compares what several runs took to an accuracy: give two runs or more.")
+    if options.each:
+        raise UserError("--each gives every one of several runs a line: give two runs or more.")
     if options.training:
         return show_training(folder, options.watch, options.json, out)
     shown = costs(folder, find_prices(folder, options.prices)) if options.cost else contents(folder)

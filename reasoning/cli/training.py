@@ -36,21 +36,30 @@ def show_training(folder: Path, watch: int, as_json: bool, out: Path | None = No
 
 
 def compare_training(
-    folders: Sequence[Path], watch: int, as_json: bool, target: float | None, out: Path | None = None
+    folders: Sequence[Path],
+    watch: int,
+    as_json: bool,
+    target: float | None,
+    out: Path | None = None,
+    each: bool = False,
 ) -> int:
-    """Several runs by what they spent; with ``watch`` again and again, until all have ended."""
+    """Several runs by what they spent; with ``watch`` again and again, until all have ended. each: runs that differ
+    in their seed are lines of their own."""
     from rich.console import Console
     from rich.text import Text
 
     from reasoning.report.compared import compare_runs
     from reasoning.report.runs import read_runs
+    from reasoning.report.seeds import by_method
     from reasoning.report.table import to_rich
     from reasoning.report.write_runs import as_object, runs_table, sentences, write_compared
 
     place = out or common_folder(folders)
 
     def shown() -> tuple[Path, Path, bool]:
-        compared = compare_runs(*read_runs(folders), target=target)
+        runs, metric, notes = read_runs(folders)
+        lines, twins = (runs, []) if each else by_method(runs)
+        compared = compare_runs(lines, metric, [*twins, *notes], target)
         ended = all(run.ended for run in compared.runs)
         page, picture = write_compared(compared, place, 0 if ended else watch)
         if as_json:

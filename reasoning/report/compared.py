@@ -16,21 +16,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from reasoning.report.runs import Floats, TrainingRun, asked
+from reasoning.report.seeds import PATHS, SCREEN, every_run
 from reasoning.report.words import si
-from reasoning.statistics import LEVEL, holm, paired, resampled_means
+from reasoning.statistics import LEVEL, holm, paired_seeds, resampled_means
 
 SAME_SPENT = 0.02
 """Runs whose FLOPs differ by no more have spent the same: their ends are compared once."""
-
-PATHS = frozenset({"run", "config"})
-SCREEN = frozenset({"log_every", "track", "checkpoint_every"})
-"""Settings of no weight in a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
     """FLOPs at which a run first had the target, with a 95% interval over problems (NaN where its evaluations are not
-    known problem by problem). Infinite: it never had it."""
+    known problem by problem). Infinite: it never had it. Of several seeds: where their mean had it, and the first and
+    the last of them."""
 
     flops: float
     low: float
@@ -43,7 +41,8 @@ class Difference:
     were evaluated on.
 
     basis: "flops", where both had spent what the one that spent less has; "end", at their last evaluations. flops: of
-    each side. p: sign-flip permutation; p_holm: adjusted for the number of comparisons made.
+    each side. p: sign-flip permutation, or of the t interval over problems and seeds where a side has several;
+    p_holm: adjusted for the number of comparisons made.
     """
 
     a: int
@@ -65,15 +64,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """target: the accuracy to whose cost runs are compared; None where no run rose. chosen: how it was. reaches: one
-    a run, none without a target. ratios: (dearer run, cheaper run, ratio, low, high) of those that reached it.
-    notes: what a reader of the figures must know."""
+    """runs: the lines, each a run or the runs of one method (`seeds.by_method`).
+    target: the accuracy to whose cost runs are compared; None where no run rose. chosen: how it was. reaches: one
+    a line, none without a target; each: one a run. ratios: (dearer line, cheaper line, ratio, low, high) of those
+    that reached it. notes: what a reader of the figures must know."""
 
     runs: Sequence[TrainingRun]
     metric: str
     target: float | None
     chosen: str
     reaches: Sequence[Reach]
+    each: Sequence[Reach]
     ratios: Sequence[tuple[int, int, float, float, float]]
     differences: Sequence[Difference]
     notes: Sequence[str]
@@ -92,24 +93,27 @@ def compare_runs(
         if target <= max(r.accuracies[0] for r in runs):
             target, chosen = None, ""
     reaches, ratios = ([], []) if target is None else _race(runs, target)
+    each = [] if target is None else _race(every_run(runs), target)[0]
     found = [d for (i, a), (j, b) in combinations(enumerate(runs), 2) for d in _differences((i, a), (j, b))]
     adjusted = holm([d.p for d in found])
     found = [replace(d, p_holm=p) for d, p in zip(found, adjusted, strict=True)]
-    return Compared(runs, metric, target, chosen, reaches, ratios, found, [*_notes(runs, metric), *left_out])
+    notes = [*_notes(runs, metric), *left_out]
+    return Compared(runs, metric, target, chosen, reaches, each, ratios, found, notes)
 
 
 # ---- the same FLOPs
 
 
 def at(run: TrainingRun, flops: float) -> Floats:
-    """(P,) accuracies of the run when it had spent ``flops``, no more than at its last evaluation."""
+    """(S, P) accuracies of the run's seeds when it had spent ``flops``, no more than at its last evaluation."""
     assert run.values is not None
+    values = run.values[None] if run.by_seed is None else run.by_seed
     spent = run.spent
     after = int(np.searchsorted(spent, flops))
     if after == 0 or spent[after] == flops:
-        return run.values[:, after]
+        return values[..., after]
     share = (flops - spent[after - 1]) / (spent[after] - spent[after - 1])
-    return (1 - share) * run.values[:, after - 1] + share * run.values[:, after]
+    return (1 - share) * values[..., after - 1] + share * values[..., after]
 
 
 def _differences(one: tuple[int, TrainingRun], other: tuple[int, TrainingRun]) -> list[Difference]:
@@ -134,10 +138,12 @@ def _difference(
     flops: tuple[float, float],
 ) -> Difference:
     (i, a), (j, b) = one, other
-    mine, theirs = (dict(zip(r.problems, at(r, f), strict=True)) for r, f in zip((a, b), flops, strict=True))
-    both = [id for id in a.problems if not math.isnan(mine[id]) and not math.isnan(theirs.get(id, math.nan))]
-    left, right = np.array([mine[id] for id in both]), np.array([theirs[id] for id in both])
-    found = paired(left, right)
+    theirs = set(b.problems)
+    both = [id for id in a.problems if id in theirs]
+    left, right = (at(r, f)[:, _rows_of(r, both)] for r, f in zip((a, b), flops, strict=True))
+    known = ~(np.isnan(left).any(axis=0) | np.isnan(right).any(axis=0))
+    left, right = left[:, known], right[:, known]
+    found = paired_seeds(left, right)
     return Difference(
         a=i,
         b=j,
@@ -149,8 +155,13 @@ def _difference(
         high=found.interval.high,
         p=found.p,
         p_holm=found.p,
-        problems=len(both),
+        problems=int(known.sum()),
     )
+
+
+def _rows_of(run: TrainingRun, problems: Sequence[str]) -> list[int]:
+    row = {id: i for i, id in enumerate(run.problems)}
+    return [row[id] for id in problems]
 
 
 # ---- the same accuracy
@@ -179,7 +190,10 @@ def _race(
         flops = float(first_reached(run.spent, run.accuracies[None], target)[0])
         low = high = math.nan
         drawn = None
-        if run.values is not None and len(run.problems) > 1:
+        if run.seeds:
+            each = [float(first_reached(s.spent, s.accuracies[None], target)[0]) for s in run.seeds]
+            low, high = min(each), max(each)
+        elif run.values is not None and len(run.problems) > 1:
             drawn = first_reached(run.spent, resampled_means(run.values), target)
             low, high = _ends(drawn)
         reaches.append(Reach(flops, low, high))
@@ -229,9 +243,9 @@ def differing(runs: Sequence[TrainingRun]) -> dict[str, list[str]]:
 def _notes(runs: Sequence[TrainingRun], metric: str) -> list[str]:
     notes = [
         "FLOPs: roll-outs and updates, without evaluations and without what made the model that a run starts from.",
-        "Intervals are over problems, of these runs: another --seed of the same command may end elsewhere.",
+        *_on_seeds(runs),
     ]
-    going = [r for r in runs if not r.ended]
+    going = [r for r in every_run(runs) if not r.ended]
     if going:
         notes.append("Not ended: " + ", ".join(f"{r.name} (at step {r.step}{_of(r)})" for r in going) + ".")
     if best := [r.name for r in runs if r.settings.get("keep") == "best"]:
@@ -260,6 +274,22 @@ def _notes(runs: Sequence[TrainingRun], metric: str) -> list[str]:
             f"Not evaluated on the same problems: {each}. A line is of all that its run has, a difference of those "
             "that both have."
         )
+    return notes
+
+
+def _on_seeds(runs: Sequence[TrainingRun]) -> list[str]:
+    several = [r for r in runs if r.seeds]
+    if not several:
+        return [
+            "Intervals are over problems, of these runs: another --seed of the same command may end elsewhere."
+        ]
+    each = "; ".join(f"{r.name}: {', '.join(s.name for s in r.seeds)}" for r in several)
+    notes = [
+        f"Runs that differ in their --seed alone are one line, their mean ({each}); --each has every run. What a "
+        "line spent is what one run did on average. Intervals of a difference count problems and seeds."
+    ]
+    if single := [r.name for r in runs if not r.seeds]:
+        notes.append(f"Of one seed, so that its spread is not known: {', '.join(single)}.")
     return notes
 
 

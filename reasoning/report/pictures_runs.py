@@ -1,6 +1,7 @@
 """Training runs as one picture: held-out accuracy against FLOPs, seconds and steps. Needs matplotlib.
 
-A colour and a marker a run, the same in every panel. It comes wide (a page, a screen) and narrow (a phone).
+A colour and a marker a line, the same in every panel; where a line is the mean of several seeds, each of them is a
+thin one behind it. It comes wide (a page, a screen) and narrow (a phone).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from reasoning.report.compared import Compared
 from reasoning.report.runs import MEASURES, Evaluation, TrainingRun
+from reasoning.report.seeds import every_run
 from reasoning.report.style import INK, MARKERS, colour, drawing, marker, nice_ticks, number_ticks, tick_text
 from reasoning.report.words import short
 
@@ -33,9 +35,11 @@ FAR_APART = 12
 
 
 def runs_compared(compared: Compared, narrow: bool = False) -> Figure:
-    """A panel an axis. Bands: 95% intervals over problems at each evaluation."""
+    """A panel an axis. Bands: 95% intervals over problems at each evaluation, of several seeds from the lowest to the
+    highest (of more than a few the 95% interval of their mean)."""
     runs, measure = compared.runs, MEASURES[compared.metric]
-    axes = [a for a in AXES if any(a[2](e) > 0 for r in runs for e in r.evaluations)] or list(AXES[:1])
+    every = every_run(runs)
+    axes = [a for a in AXES if any(a[2](e) > 0 for r in every for e in r.evaluations)] or list(AXES[:1])
     rows, columns = (len(axes), 1) if narrow else (1, len(axes))
     width, height = (4.6, 3.1 * len(axes) + 0.6) if narrow else (4.2 * max(len(axes), 2), 4.2)
     per_row = 1 if narrow else 3
@@ -64,6 +68,7 @@ def runs_compared(compared: Compared, narrow: bool = False) -> Figure:
 def _label(run: TrainingRun) -> str:
     name = short(run.name, LONGEST_NAME)
     text = name if run.objective in run.name else f"{name} ({run.objective})"
+    text = f"{text}, {len(run.seeds)} seeds" if run.seeds else text
     text = text if run.ended else f"{text}, not ended"
     return ("\u200b" if text.startswith("_") else "") + text.replace(
         "$", r"\$"
@@ -76,12 +81,21 @@ def _marker(index: int) -> str:
 
 
 def _draw(panel: Any, compared: Compared, place: Callable[[Evaluation], float]) -> None:
-    runs = compared.runs
-    ends = [place(run.evaluations[-1]) for run in runs]
-    later = [place(e) for run in runs for e in run.evaluations if place(e) > 0]
+    runs, every = compared.runs, every_run(compared.runs)
+    ends = [place(run.evaluations[-1]) for run in every]
+    later = [place(e) for run in every for e in run.evaluations if place(e) > 0]
     far = bool(later) and max(ends) > FAR_APART * min([e for e in ends if e > 0])
     origin = min(later) / 2 if far else 0.0  # a logarithm has no 0: before training stands at the left end
     for i, run in enumerate(runs):
+        for seed in run.seeds:
+            panel.plot(
+                [place(e) or origin for e in seed.evaluations],
+                [100 * e.accuracy for e in seed.evaluations],
+                color=colour(i),
+                linewidth=0.8,
+                alpha=0.55,
+                zorder=3,
+            )
         x = [place(e) or origin for e in run.evaluations]
         panel.plot(
             x,
@@ -120,6 +134,7 @@ def _draw(panel: Any, compared: Compared, place: Callable[[Evaluation], float]) 
 
 def _limits(compared: Compared) -> tuple[float, float]:
     found = [v for r in compared.runs for e in r.evaluations for v in (e.accuracy, e.low, e.high)]
+    found += [e.accuracy for r in every_run(compared.runs) for e in r.evaluations]
     values = [100 * v for v in found if not math.isnan(v)]
     low = math.floor((min(values) - 2) / 5) * 5
     return max(low, 0) - 1, min(math.ceil((max(values) + 1) / 5) * 5, 100) + 1

@@ -56,6 +56,9 @@ class TrainingRun:
     nothing says so. evaluations: in the order of steps, at least one. step, flops, seconds: of the last step that is
     done. chains: drawn to learn from; None where no ledger says so. values: (P, E) the accuracy on each of
     ``problems`` at each evaluation, or None; ``unpaired`` says why.
+    seeds: of a line that stands for several runs of one method (`seeds.mean_of`), those runs: its figures are then
+    means over them, ``low`` and ``high`` of its evaluations say how far they lie apart, and by_seed (S, P, E) is
+    what ``values`` is the mean of.
     """
 
     name: str
@@ -72,6 +75,8 @@ class TrainingRun:
     problems: Sequence[str] = ()
     values: Floats | None = None
     unpaired: str = ""
+    seeds: Sequence[TrainingRun] = ()
+    by_seed: Floats | None = None
 
     @property
     def objective(self) -> str:

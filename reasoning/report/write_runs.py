@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from reasoning.report import page
 from reasoning.report.compared import Compared, Difference, Reach, differing
 from reasoning.report.files import write_whole
 from reasoning.report.runs import MEASURES, Evaluation, TrainingRun
+from reasoning.report.seeds import FEW_SEEDS, every_run, lowest_and_highest
 from reasoning.report.table import EMPTY, Table
 from reasoning.report.words import count, percent, short, si
 
@@ -38,6 +39,7 @@ def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -
     from reasoning.report.pictures_runs import runs_compared
     from reasoning.report.style import image
 
+    several = any(run.seeds for run in compared.runs)
     wide, narrow = (runs_compared(compared, narrow) for narrow in (False, True))
     svg = image(wide, "svg")
     picture = page.Picture(
@@ -45,8 +47,8 @@ def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -
         wide=svg,
         narrow=image(narrow, "svg"),
         alt=f"Held-out accuracy of {', '.join(r.name for r in compared.runs)} against FLOPs, seconds and steps",
-        caption="One line a run; bands are 95% intervals over problems at each evaluation. A method is the better "
-        "use of compute where its line lies higher at the same FLOPs. Seconds depend on the machine and its load.",
+        caption=f"{_lines_and_bands(compared)} A method is the better use of compute where its line lies higher at "
+        "the same FLOPs. Seconds depend on the machine and its load.",
     )
     parts = [
         f"<h1>{page.escaped(heading(compared))}</h1>",
@@ -54,9 +56,12 @@ def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -
         "<h2>What it shows</h2>",
         page.bullets(sentences(compared, "in the table below"), "findings"),
         page.figure(picture),
-        "<h2>The runs</h2>",
+        f"<h2>The {'methods' if several else 'runs'}</h2>",
         page.summary(runs_table(compared)),
     ]
+    if several:
+        each = replace(compared, runs=every_run(compared.runs), reaches=compared.each)
+        parts += ["<h2>Every run</h2>", page.summary(replace(runs_table(each), notes=()))]
     if compared.differences:
         parts += ["<h2>Differences, problem by problem</h2>", page.plain_table(*difference_rows(compared))]
     if other := differing(compared.runs):
@@ -79,6 +84,23 @@ def heading(compared: Compared) -> str:
     return " and ".join((", ".join(r.name for r in compared.runs[:-1]), compared.runs[-1].name))
 
 
+def _lines_and_bands(compared: Compared) -> str:
+    """How the picture is to be read."""
+    single = "bands are 95% intervals over problems at each evaluation"
+    seeds = {len(run.seeds) for run in compared.runs if run.seeds}
+    if not seeds:
+        return f"One line a run; {single}."
+    ends = [
+        *(["from the lowest to the highest"] if min(seeds) <= FEW_SEEDS else []),
+        *(["the 95% interval of their mean"] if max(seeds) > FEW_SEEDS else []),
+    ]
+    some = "" if all(run.seeds for run in compared.runs) else f" Of a run with one seed {single}."
+    return (
+        f"One line a method, the mean of its seeds, each of which is a thin line; bands over seeds are "
+        f"{' or, of more, '.join(ends)}.{some}"
+    )
+
+
 def _evaluated(compared: Compared) -> str:
     key = "eval_preferences" if compared.metric.startswith("eval/rewards") else "eval_task"
     asked = dict.fromkeys(str(r.settings.get(key, "?")) for r in compared.runs)
@@ -90,32 +112,43 @@ def _evaluated(compared: Compared) -> str:
 
 
 def runs_table(compared: Compared) -> Table:
-    """A row a run: what it is, what it spent, held-out accuracy before and after, and FLOPs to the target."""
+    """A row a line: what it is, what it spent, held-out accuracy before and after, and FLOPs to the target."""
     named = all(run.name == run.objective for run in compared.runs)  # a name that says it already
-    columns = ["run", *([] if named else ["objective"]), "steps", "chains", "FLOPs", "before", "after"]
+    several = any(run.seeds for run in compared.runs)
+    columns = ["method" if several else "run", *(["seeds"] if several else [])]
+    columns += [*([] if named else ["objective"]), "steps", "chains", "FLOPs", "before", "after"]
     if compared.target is not None:
         columns.append(f"FLOPs to {100 * compared.target:g}%")
     rows = []
     for i, run in enumerate(compared.runs):
         first, last = run.evaluations[0], run.evaluations[-1]
-        steps = count(run.step) if run.ended else f"{count(run.step)} of {run.settings.get('steps', '?')}"
-        cells = [short(run.name, LONGEST_NAME), *([] if named else [run.objective]), steps]
+        cells = [short(run.name, LONGEST_NAME), *([str(len(run.seeds) or 1)] if several else [])]
+        cells += [*([] if named else [run.objective]), _steps(run)]
         cells += [EMPTY if run.chains is None else count(run.chains), si(run.flops)]
-        cells.append(_accuracy(first) if first.step == 0 else EMPTY)
-        cells.append(_accuracy(last) if last.step > 0 else EMPTY)
+        cells.append(_accuracy(run, first) if first.step == 0 else EMPTY)
+        cells.append(_accuracy(run, last) if last.step > 0 else EMPTY)
         if compared.target is not None:
-            cells.append(_reach(compared.reaches[i]))
+            cells.append(_reach(compared.reaches[i], bool(run.seeds)))
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows), (), tuple(table_notes(compared)))
 
 
+def _steps(run: TrainingRun) -> str:
+    """ "24"; "8 of 24" of one that goes on; "8 to 24" where seeds have come to different steps."""
+    done = sorted({one.step for one in run.seeds or (run,)})
+    text = count(done[0]) if len(done) == 1 else f"{count(done[0])} to {count(done[-1])}"
+    return text if run.ended else f"{text} of {run.settings.get('steps', '?')}"
+
+
 def table_notes(compared: Compared) -> list[str]:
     measure = MEASURES[compared.metric].capitalize()
-    known = any(not math.isnan(e.low) for r in compared.runs for e in r.evaluations)
+    known = any(not math.isnan(e.low) for r in compared.runs if not r.seeds for e in r.evaluations)
     notes = [
         f"{measure} in %"
         + ("; ± is half of the 95% interval, [from, to] the interval itself." if known else ".")
     ]
+    if any(run.seeds for run in compared.runs):
+        notes[0] += " (from, to) is the range of the seeds, beside their mean."
     notes.append("Before: at step 0, by chains of each run's own. After: at the last evaluation so far.")
     if compared.target is None:
         notes.append(
@@ -128,16 +161,20 @@ def table_notes(compared: Compared) -> list[str]:
     return notes + list(compared.notes)
 
 
-def _accuracy(e: Evaluation) -> str:
+def _accuracy(run: TrainingRun, e: Evaluation) -> str:
+    if run.seeds:
+        low, high = lowest_and_highest(run, e)
+        return f"{percent(e.accuracy)} ({percent(low)}, {percent(high)})"
     return with_interval(e.accuracy, e.low, e.high, sign="")
 
 
-def _reach(reach: Reach) -> str:
-    if math.isinf(reach.flops):
+def _reach(reach: Reach, seeds: bool) -> str:
+    ends = "()" if seeds else "[]"
+    if math.isinf(reach.flops) and not (seeds and math.isfinite(reach.low)):
         return "not reached"
     if math.isnan(reach.low):
         return si(reach.flops)
-    return f"{si(reach.flops)} [{si(reach.low)}, {_or_not_reached(reach.high)}]"
+    return f"{_or_not_reached(reach.flops)} {ends[0]}{si(reach.low)}, {_or_not_reached(reach.high)}{ends[1]}"
 
 
 def _or_not_reached(flops: float) -> str:
@@ -156,9 +193,21 @@ def sentences(compared: Compared, rest: str = "on the page") -> list[str]:
     found = [_difference(compared, d) for d in told[:MOST_SENTENCES]]
     if len(told) > MOST_SENTENCES:
         found.append(f"{len(told) - MOST_SENTENCES} more differences are {rest}.")
+    if len(compared.runs) == 1:
+        found.append(_alone(compared.runs[0]))
     return [*found, *_race(compared)] or [
         "Nothing to compare yet: no run rose above its start, and no two have evaluations of the same problems."
     ]
+
+
+def _alone(run: TrainingRun) -> str:
+    """The one line that there is."""
+    first, last = run.evaluations[0], run.evaluations[-1]
+    low, high = (percent(share) for share in lowest_and_highest(run, last))
+    return (
+        f"{run.name} went from {percent(first.accuracy)}% to {percent(last.accuracy)}% by step {last.step}, the mean "
+        f"of {len(run.seeds)} seeds that end between {low}% and {high}%."
+    )
 
 
 def _difference(compared: Compared, d: Difference) -> str:
@@ -173,7 +222,7 @@ def _difference(compared: Compared, d: Difference) -> str:
         low, high = sorted((abs(d.low), abs(d.high)))
         text = (
             f"{where} {a} is at {left} and {b} at {right}: {percent(abs(d.difference))} points {more} (95% interval "
-            f"{percent(low)} to {percent(high)}, {d.problems} problems)"
+            f"{percent(low)} to {percent(high)}, {_of(compared, d)})"
         )
         if not d.supported:
             text += f", which may be chance: {_p(d.p_holm)} once adjusted for {_made(compared)} (Holm)"
@@ -182,7 +231,17 @@ def _difference(compared: Compared, d: Difference) -> str:
         return f"{where} {a} is at {left} and {b} at {right}, of one problem: that has no interval."
     return (
         f"{where} {a} ({left}) and {b} ({right}) cannot be told apart: {_signed(d.difference)} points (95% interval "
-        f"{_signed(d.low)} to {_signed(d.high)}, {d.problems} problems)."
+        f"{_signed(d.low)} to {_signed(d.high)}, {_of(compared, d)})."
+    )
+
+
+def _of(compared: Compared, d: Difference) -> str:
+    """What a difference rests on: "64 problems", "64 problems, 3 and 1 seeds"."""
+    seeds = [len(compared.runs[i].seeds) or 1 for i in (d.a, d.b)]
+    if max(seeds) == 1:
+        return f"{d.problems} problems"
+    return (
+        f"{d.problems} problems, {seeds[0] if seeds[0] == seeds[1] else f'{seeds[0]} and {seeds[1]}'} seeds"
     )
 
 
@@ -205,7 +264,7 @@ def _race(compared: Compared) -> list[str]:
         return []
     runs, reaches = compared.runs, compared.reaches
     quick = min(range(len(runs)), key=lambda i: reaches[i].flops)
-    parts = [f"{runs[quick].name} took {si(reaches[quick].flops)} FLOPs"]
+    parts = [f"{runs[quick].name} took {si(reaches[quick].flops)} FLOPs{_range(compared, quick)}"]
     dearer = {dear: (ratio, low, high) for dear, _, ratio, low, high in compared.ratios}
     if len(runs) > MOST_SENTENCES:
         return [f"To {100 * compared.target:g}%: {parts[0]}, the least; the table has the others."]
@@ -214,11 +273,23 @@ def _race(compared: Compared) -> list[str]:
             continue
         if i in dearer and not math.isnan(dearer[i][1]):
             parts.append(f"{run.name} {_times(*dearer[i])}")
+        elif i in dearer and run.seeds:
+            parts.append(f"{run.name} {_fold(dearer[i][0])} times as much{_range(compared, i)}")
         elif math.isinf(reaches[i].flops):
             parts.append(f"{run.name} never had it (best {percent(run.accuracies.max())}%)")
         else:
             parts.append(f"{run.name} {si(reaches[i].flops)}")
     return [f"To {100 * compared.target:g}%: {', '.join(parts)}."]
+
+
+def _range(compared: Compared, i: int) -> str:
+    """Of line number ``i``: what its seeds took, "" of a single run."""
+    reach = compared.reaches[i]
+    if not compared.runs[i].seeds:
+        return ""
+    if math.isinf(reach.high):
+        return f" (its seeds {si(reach.low)} or more, some never)"
+    return f" (its seeds {si(reach.low)} to {si(reach.high)})"
 
 
 def _times(ratio: float, low: float, high: float) -> str:
@@ -269,14 +340,18 @@ def difference_rows(compared: Compared) -> tuple[Sequence[str], Sequence[Sequenc
 
 def as_object(compared: Compared) -> dict[str, Any]:
     """All of it as JSON values; what is infinite or not known is null."""
-    runs = [_object(run) for run in compared.runs]
-    for run, reach in zip(runs, compared.reaches, strict=False):
+    methods = [_method(run) for run in compared.runs]
+    for method, reach in zip(methods, compared.reaches, strict=False):
+        method["target_flops"] = asdict(reach)
+    runs = [_object(run) for run in every_run(compared.runs)]
+    for run, reach in zip(runs, compared.each, strict=False):
         run["target_flops"] = asdict(reach)
     return _finite(
         {
             "metric": compared.metric,
             "target": compared.target,
             "target_chosen": compared.chosen,
+            "methods": methods,
             "runs": runs,
             "differences": [
                 asdict(d) | {"a": compared.runs[d.a].name, "b": compared.runs[d.b].name}
@@ -288,18 +363,41 @@ def as_object(compared: Compared) -> dict[str, Any]:
     )
 
 
+def _method(run: TrainingRun) -> dict[str, Any]:
+    """A line: figures of one run on average. low, high: the band of the picture; lowest, highest: of the seeds."""
+    evaluations = []
+    for e in run.evaluations:
+        lowest, highest = lowest_and_highest(run, e) if run.seeds else (e.accuracy, e.accuracy)
+        evaluations.append(asdict(e) | {"lowest": lowest, "highest": highest})
+    return {
+        "name": run.name,
+        "objective": run.objective,
+        "seeds": len(run.seeds) or 1,
+        "runs": [one.name for one in run.seeds or (run,)],
+        **_progress(run),
+        "evaluations": evaluations,
+    }
+
+
 def _object(run: TrainingRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "folder": str(run.folder),
         "objective": run.objective,
+        "seed": run.settings.get("seed"),
+        **_progress(run),
+        "evaluations": [asdict(e) for e in run.evaluations],
+    }
+
+
+def _progress(run: TrainingRun) -> dict[str, Any]:
+    return {
         "ended": run.ended,
         "step": run.step,
         "chains": run.chains,
         "flops": run.flops,
         "seconds": run.seconds,
         "problems": len(run.problems) or None,
-        "evaluations": [asdict(e) for e in run.evaluations],
     }
 
 

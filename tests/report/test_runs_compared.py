@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report.made_up_runs import METRIC, curve, drawn
 from train.small_runs import cold_start, made, reinforce
 
 from reasoning.cli import main
@@ -17,13 +18,11 @@ from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.report.compared import at, compare_runs, differing, first_reached
 from reasoning.report.pictures_runs import runs_compared
-from reasoning.report.runs import Evaluation, TrainingRun, read_runs
+from reasoning.report.runs import read_runs
 from reasoning.report.style import image
 from reasoning.report.write_runs import as_object, runs_table, sentences, write_compared
 from reasoning.statistics import holm, paired
 from reasoning.train.loop import train
-
-METRIC = "eval/pass@1"
 
 
 @pytest.fixture(scope="module")
@@ -207,37 +206,6 @@ def test_names_are_as_long_as_it_takes(tmp_path):
 # ---- the statistics
 
 
-def curve(name, flops, values, **changes):
-    """A run of these (P, E) values at these FLOPs."""
-    values = np.array(values, dtype=float)
-    found = [
-        Evaluation(i, f, f / 10, float(m), float(m) - 0.1, float(m) + 0.1)
-        for i, (f, m) in enumerate(zip(flops, values.mean(axis=0), strict=True))
-    ]
-    run = TrainingRun(
-        name=name,
-        folder=Path(name),
-        settings={"objective": name, "steps": len(flops) - 1, "eval_task": "word:dev", "lr": 0.1},
-        parent="base@1",
-        parent_flops=0.0,
-        evaluations=found,
-        step=len(flops) - 1,
-        flops=flops[-1],
-        seconds=flops[-1] / 10,
-        ended=True,
-        chains=8,
-        problems=tuple(map(str, range(len(values)))),
-        values=values,
-    )
-    return replace(run, **changes)
-
-
-def drawn(seed, *means):
-    """(40, E) shares of right chains out of four around these means."""
-    rng = np.random.default_rng(seed)
-    return rng.binomial(4, np.tile(means, (40, 1))) / 4
-
-
 def test_first_reached_against_a_walk():
     rng = np.random.default_rng(0)
     spent = np.array([0.0, 3.0, 4.0, 9.0])
@@ -252,11 +220,11 @@ def test_first_reached_against_a_walk():
 
 def test_for_the_same_flops_a_run_lies_between_its_evaluations():
     run = curve("a", [0.0, 4.0, 10.0], [[0, 1, 0.5], [0.25, 0.25, 1]])
-    assert at(run, 0.0).tolist() == [0, 0.25]
-    assert at(run, 1.0).tolist() == [0.25, 0.25]
-    assert at(run, 4.0).tolist() == [1, 0.25]
-    assert at(run, 7.0).tolist() == [0.75, 0.625]
-    assert at(run, 10.0).tolist() == [0.5, 1]
+    assert at(run, 0.0).tolist() == [[0, 0.25]]
+    assert at(run, 1.0).tolist() == [[0.25, 0.25]]
+    assert at(run, 4.0).tolist() == [[1, 0.25]]
+    assert at(run, 7.0).tolist() == [[0.75, 0.625]]
+    assert at(run, 10.0).tolist() == [[0.5, 1]]
 
 
 def test_differences_are_paired_and_adjusted():
@@ -441,6 +409,8 @@ def test_the_command(trained, tmp_path, capsys, monkeypatch):
         (["grpo", "expert", "--training", "--cost"], "Several runs are compared with --training"),
         (["grpo", "--target", "0.5", "--training"], "give two runs or more"),
         (["grpo", "--out", "x"], "--out goes with --training"),
+        (["grpo", "expert", "--each"], "--each goes with --training"),
+        (["grpo", "--training", "--each"], "--each gives every one of several runs a line: give two"),
         (["grpo", "expert", "--training", "--target", "60"], "between 0 and 1"),
     ):
         assert main(["show", *wrong]) == 2
