@@ -78,5 +78,6 @@ def make_optimizers(
         if not matrices:
             raise UserError("optimizer muon found no matrices in this model's layers: use --optimizer adamw.")
         muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        return [muon, torch.optim.AdamW(rest, fused=True, **adamw)]
+        # An adapter has nothing but matrices.
+        return [muon, torch.optim.AdamW(rest, fused=True, **adamw)] if rest else [muon]
     raise unknown("optimizer", name, OPTIMIZERS)

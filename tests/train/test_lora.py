@@ -85,6 +85,15 @@ def test_only_the_adapter_moves_and_the_sampler_follows(dtype):
         assert id(policy.sampler.get_input_embeddings().weight) in shared
 
 
+def test_muon_moves_an_adapter_which_has_nothing_but_matrices():
+    policy = adapted(make())
+    learner = Learner(policy, objective("rloo"), lr=0.05, optimizer="muon")
+    before = {n: p.detach().clone() for n, p in learner.trained().items()}
+    learner.step(rows_of())
+    learner.step(rows_of())
+    assert all(not torch.equal(before[n], p) for n, p in learner.trained().items())
+
+
 def test_the_reference_is_the_model_without_its_adapter():
     model, rows = make(), rows_of()
     before = copy.deepcopy(model)
