@@ -141,15 +141,17 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
     partial = run / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     save_learned(partial, card, best.head, best.model, engine.tokenizer)
-    for path in sorted(partial.iterdir(), key=lambda p: p.name == "verifier.json"):
-        os.replace(path, run / path.name)  # verifier.json last: its presence says that the folder is whole
-    partial.rmdir()
-    with Ledger(path=run) as ledger:
+    with Ledger(
+        path=run
+    ) as ledger:  # before the folder is whole: after a kill behind that nothing is done any more
         tokens = sum(one.tokens for one in fitted.values())
         flops = sum(one.flops for one in fitted.values())
         ledger.charge(
             Cost(scored_tokens=tokens, flops=flops), phase="train", strategy="fit", model=engine.model
         )
+    for path in sorted(partial.iterdir(), key=lambda p: p.name == "verifier.json"):
+        os.replace(path, run / path.name)  # verifier.json last: its presence says that the folder is whole
+    partial.rmdir()
     return measured
 
 

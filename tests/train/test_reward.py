@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from reasoning.budget import Ledger
 from reasoning.cli.fit import run as show
 from reasoning.errors import UserError
 from reasoning.pool import Pool
@@ -146,3 +147,21 @@ def test_one_label_alone_teaches_nothing(home, tmp_path):
     with pytest.raises(UserError, match="all right"):
         fit(options(home, run=str(tmp_path / "v"), pool=[pool]))
     assert not (tmp_path / "v").exists()
+
+
+def test_a_fit_that_was_killed_as_its_folder_became_whole_is_charged(home, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def rmdir(self):
+        raise Killed
+
+    asked = options(home, run=str(tmp_path / "killed"), kind="features")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rmdir", rmdir)
+        with pytest.raises(Killed):
+            fit(asked)
+    fit(asked)
+    with Ledger(path=tmp_path / "killed", read_only=True) as ledger:
+        assert [c.strategy for c in ledger.charges] == ["fit"]
+        assert ledger.spent.cost.scored_tokens > 0
