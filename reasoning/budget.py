@@ -371,10 +371,15 @@ class Ledger:
         strategy: str = "",
         model: str = "",
         discarded_tokens: int = 0,
+        instead_of: Iterable[Reservation] = (),
     ) -> Charge:
-        """Write a row for work that is done and was not reserved (a training step, an import)."""
+        """Write a row for work that is done and was not reserved as one (a training step, an import).
+        instead_of: what was set aside for it, which goes back at the same moment, so that no other thread counts it
+        twice or not at all."""
         _check_phase(phase)
         with self._lock:
+            for reserved in instead_of:
+                reserved.release()
             self._hold(Cost(), 0, 0.0, 1)
             held = Reservation(self, Cost(), 0, phase, strategy, model)
             with held:

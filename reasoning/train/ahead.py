@@ -5,11 +5,10 @@ older. Each is a function of the step and its weights alone, so no timing change
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -17,15 +16,20 @@ from torch import Tensor
 from reasoning.train.generators import Generator
 from reasoning.train.sources import BudgetSpent, Source, StepData
 
+Weights = Mapping[str, Mapping[str, Tensor]]
+"""Tensors by name, of each of several versions."""
+
 
 @dataclass(slots=True)
 class Pending:
-    """A step that is being drawn or was: the version of the weights that draw it, and the source's state before."""
+    """A step that is being drawn or was: the version of the weights that draw it, and the source's state before.
+    weights: where it could not be drawn to its end, those that are to draw the rest."""
 
     step: int
     version: str
-    before: dict[str, Any]
-    data: Future[StepData]
+    before: dict[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] | None = None
+    data: Future[StepData] = field(default_factory=Future)
 
 
 class InStep:
@@ -47,8 +51,11 @@ class InStep:
     def state(self) -> dict[str, Any]:
         return {"source": copy.deepcopy(self.source.state), "ahead": []}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], weights: Weights) -> None:
         self.source.state.update(state["source"])
+
+    def older_weights(self) -> Weights:
+        return {}
 
     def drain(self) -> None:
         pass
@@ -77,14 +84,15 @@ class Ahead:
         self.staleness = staleness
         self.steps = steps
         self.pending: deque[Pending] = deque()
-        self._restored: list[list[Any]] = []
+        self._restored: list[Pending] = []
+        self._failed: BaseException | None = None
         self._drawn = 0  # the step to be drawn next
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="roll-outs")
 
     def take(self, step: int, version: str) -> StepData:
         """The chains of ``step``; on the way out the weights of now, named ``version``, begin to draw a later one."""
-        for old_step, old_version in self._restored:
-            self._submit(old_step, old_version, None)
+        for old in self._restored:
+            self._submit(old.step, old.version, old.weights)
         self._restored = []
         self._drawn = max(self._drawn, step)
         while self._drawn < min(step + self.staleness, self.steps):
@@ -98,20 +106,27 @@ class Ahead:
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.weights()}
 
-    def _submit(self, step: int, version: str, weights: dict[str, Tensor] | None) -> None:
+    def _submit(self, step: int, version: str, weights: Mapping[str, Tensor] | None) -> None:
         """weights: None for those that are gone; what they drew is read from the pool."""
-        before: dict[str, Any] = {}
+        pending = Pending(step, version)
 
         def draw() -> StepData:
-            before.update(copy.deepcopy(self.source.state))
-            if weights is None:
-                self.generator.rename(version)
-            else:
-                self.generator.load(weights.items(), version)
-            self.source.recorded = weights is None
-            return self.source.draw(step)
+            pending.before.update(copy.deepcopy(self.source.state))
+            try:
+                if self._failed is not None:
+                    raise self._failed  # what comes behind a step that could not be drawn is not drawn before it
+                if weights is None:
+                    self.generator.rename(version)
+                else:
+                    self.generator.load(weights.items(), version)
+                self.source.recorded = weights is None
+                return self.source.draw(step)
+            except BaseException as error:
+                self._failed, pending.weights = error, weights
+                raise
 
-        self.pending.append(Pending(step, version, before, self._thread.submit(draw)))
+        pending.data = self._thread.submit(draw)
+        self.pending.append(pending)
         self._drawn = step + 1
 
     def drain(self) -> None:
@@ -120,16 +135,24 @@ class Ahead:
             pending.data.exception()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the pending steps that were drawn, with the names of their weights, and the
+        """What a checkpoint keeps, with `older_weights`: the pending steps, with the names of their weights, and the
         source's state before them."""
         self.drain()
         before = self.pending[0].before if self.pending else copy.deepcopy(self.source.state)
-        there = itertools.takewhile(lambda p: p.data.exception() is None, self.pending)
-        return {"source": before, "ahead": [[p.step, p.version] for p in there]}
+        return {"source": before, "ahead": [[p.step, p.version] for p in self.pending]}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def older_weights(self) -> Weights:
+        """By version, those of the pending steps that could not be drawn to their end (the budget ended, a verifier
+        failed): the chains of the others are in the pool."""
+        self.drain()
+        return {p.version: p.weights for p in self.pending if p.weights is not None}
+
+    def restore(self, state: Mapping[str, Any], weights: Weights) -> None:
+        """``state`` and ``weights`` as a checkpoint has them."""
         self.source.state.update(state["source"])
-        self._restored = state["ahead"]
+        self._restored = [
+            Pending(step, version, weights=weights.get(version)) for step, version in state["ahead"]
+        ]
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

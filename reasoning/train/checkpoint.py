@@ -7,10 +7,11 @@ or how the model is cut among them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from reasoning.errors import PoolError
 from reasoning.train.distributed import like, whole
 
+OLDER = "older-"
+
 
 def save_checkpoint(
     folder: Path,
@@ -29,9 +32,11 @@ def save_checkpoint(
     optimizers: list[Any],
     state: dict[str, Any],
     write: bool = True,
+    older: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Write ``folder/step-N`` and remove older ones. weights: what is trained, by name. state: JSON values
-    (counters, lineage). write False: only help to put together what is cut among the ranks.
+    (counters, lineage). write False: only help to put together what is cut among the ranks. older: weights of
+    earlier steps that are still needed, by version (see `older_weights`).
 
     Raises PoolError when the disk is full; the previous checkpoint is then still there.
     """
@@ -50,6 +55,8 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         save_file(trained, partial / "model.safetensors")
         save_file(tensors, partial / "optimizer.safetensors")
+        for version, named in (older or {}).items():
+            save_file(_contiguous(named), partial / f"{OLDER}{version}.safetensors")
         body = json.dumps({"step": step, "state": state, "optimizers": plain}, indent=1, sort_keys=True)
         (partial / "state.json").write_text(body)
         for path in partial.iterdir():
@@ -65,6 +72,28 @@ def save_checkpoint(
         ) from e
     for old in checkpoints(folder)[:-1]:
         shutil.rmtree(old)
+
+
+def older_weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of earlier steps that the newest checkpoint keeps, by version. Raises PoolError if damaged."""
+    found = {}
+    for checkpoint in checkpoints(folder)[-1:]:
+        for path in sorted(checkpoint.glob(f"{OLDER}*.safetensors")):
+            with _readable(checkpoint):
+                found[path.stem.removeprefix(OLDER)] = load_file(path)
+    return found
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Inside, whatever a damaged file raises is a PoolError that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as e:
+        raise PoolError(
+            f"{path} is damaged ({type(e).__name__}: {str(e).partition(chr(10))[0]}). Delete it and run the same "
+            "command again: what it held is computed again from the stored chains."
+        ) from e
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -83,7 +112,7 @@ def load_checkpoint(
     if not found:
         return None
     path = found[-1]
-    try:
+    with _readable(path):
         body = json.loads((path / "state.json").read_text(encoding="utf-8"))
         found_weights = load_file(path / "model.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
@@ -94,11 +123,6 @@ def load_checkpoint(
         for i, optimizer in enumerate(optimizers):
             _restore(f"{i}", optimizer, tensors, body["optimizers"][i])
         return int(body["step"]), body["state"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as e:
-        raise PoolError(
-            f"{path} is damaged ({type(e).__name__}: {str(e).partition(chr(10))[0]}). Delete it and run the same "
-            "command again: what it held is computed again from the stored chains."
-        ) from e
 
 
 def _check_same_model(

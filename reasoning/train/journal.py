@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,11 @@ class Journal:
         else:
             self.rows = [row for row in read_rows(self.metrics) if row["step"] <= upto]
         self.steps, self.every, self.say, self.trackers = steps, every, say, trackers
+        if lost := gaps(self.rows, upto):
+            say(
+                f"{self.metrics} lacks the rows of {len(lost)} of the {upto} steps done, from step {lost[0]} on "
+                "(lost or damaged): evaluations among them count for neither --patience nor the best."
+            )
 
     def write(self, row: dict[str, Any], read: Iterable[dict[str, Any]] = ()) -> None:
         """A step's row, figures that are no numbers left out; and the chains to read that came with it."""
@@ -133,9 +138,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(text)
                 row["step"] = int(row["step"])
             except (ValueError, KeyError, TypeError):
-                break  # a torn tail: the line was being written when the run was killed
+                continue  # a torn tail (the line was being written when the run was killed), or a damaged line
             rows.append(row)
     return rows
+
+
+def gaps(rows: Sequence[Mapping[str, Any]], upto: int) -> list[int]:
+    """The steps from 1 to ``upto`` that have no row."""
+    return sorted(set(range(1, upto + 1)) - {row["step"] for row in rows})
 
 
 def headline(row: dict[str, Any]) -> str:

@@ -25,13 +25,13 @@ def first_lineage(options: TrainOptions, version: str) -> str:
         default = f.default_factory() if f.default_factory is not MISSING else f.default
         if f.name in inherited and inherited[f.name] == default:
             del inherited[f.name]
-    return digest("train", version, {name: _by_content(value) for name, value in inherited.items()})
+    return digest("train", version, {name: by_content(value) for name, value in inherited.items()})
 
 
-def _by_content(value: Any) -> Any:
+def by_content(value: Any) -> Any:
     """Text with the path of each file in it replaced by the file's name and a digest of what is in it."""
     if isinstance(value, list):
-        return [_by_content(one) for one in value]
+        return [by_content(one) for one in value]
     return _WORD.sub(_named, value) if isinstance(value, str) else value
 
 

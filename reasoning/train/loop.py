@@ -28,11 +28,12 @@ from reasoning.train import opening
 from reasoning.train.accepted import AcceptedSource, note_down
 from reasoning.train.ahead import Ahead, InStep
 from reasoning.train.assemble import open_learner
-from reasoning.train.checkpoint import load_checkpoint, save_checkpoint
+from reasoning.train.checkpoint import load_checkpoint, older_weights, save_checkpoint
 from reasoning.train.checks import check, check_parent, check_unchanged
 from reasoning.train.distributed import Ranks, joined
 from reasoning.train.evaluate import affordable, evaluate
 from reasoning.train.generators import devices_of, open_generator
+from reasoning.train.inputs import check_inputs, digests_of
 from reasoning.train.journal import Journal, headline
 from reasoning.train.lineage import first_lineage
 from reasoning.train.objective import Objective, objective
@@ -54,7 +55,7 @@ from reasoning.train.trained import (
     save_trained,
     summary_of,
 )
-from reasoning.train.update import update, whole_cost
+from reasoning.train.update import reading_cost, update, whole_cost
 from reasoning.train.versions import after
 from verifiers import Verifier
 
@@ -134,6 +135,7 @@ class _Run:
         self.start = 0
         self.resumed_at: int | None = None
         self.drawing: dict[str, Any] | None = None
+        self.inputs_before: dict[str, str] = {}
         # Every step of a restarting objective begins from the weights that the run began with.
         self.first = (
             {n: p.detach().clone() for n, p in self.learner.trained().items()} if goal.restart else {}
@@ -145,6 +147,7 @@ class _Run:
             self.say(f"Resumed after step {self.start}.")
             self.lineage, self.totals, self.tokens = state["lineage"], state["flops"], state["tokens"]
             self.drawing = state["drawing"]
+            self.inputs_before = state.get("inputs", {})
             self.learner.masters.deliver()
         self.policy.deliver()
 
@@ -157,6 +160,8 @@ class _Run:
             lines.append(f"Learning from {say_pairs(self.pairs)}.")
         tasks, judges = opening.tasks_of(options, self.say) if self._draws else ([], [])
         self._refuse_overlap([p for task in tasks for p in task.problems])
+        self.inputs = digests_of(options, tasks, judges, self.demonstrations, self.pairs)
+        check_inputs(self.run, self.inputs_before, self.inputs)
         stream = Stream(tasks, options.seed, parse_band(options.curriculum)) if tasks else None
         self.generator = open_generator(
             options.engine,
@@ -200,7 +205,7 @@ class _Run:
             )
             stack.callback(self.steps.close)
             if self.drawing:
-                self.steps.restore(self.drawing)
+                self.steps.restore(self.drawing, older_weights(self.run / "checkpoints"))
             done, why = self._loop(stream)
             self.pool.seal()
             return self._save(done, why)
@@ -220,7 +225,9 @@ class _Run:
             first, read = self._measured(0)
             if first:
                 self.journal.write({"step": 0, **first}, read)
-                self._keep_best(0)
+        # A kill may have come between the row and the weights. All ranks do as the first one sees it.
+        if self.start == 0 and not self.ranks.gathered(self._best_is_kept)[0]:
+            self._keep_best(0)
         for step in range(self.start, options.steps):
             if options.patience and self.journal.without_gain >= options.patience:
                 return step, "patience"
@@ -279,9 +286,9 @@ class _Run:
             fresh=self.goal.source == "model" and self._draws and not stale,
         )
         if self.ranks.first:
-            self.ledger.charge(made.cost, phase="train", strategy=self.goal.name, model=version)
-        for held in data.held:
-            held.release()
+            self.ledger.charge(
+                made.cost, phase="train", strategy=self.goal.name, model=version, instead_of=data.held
+            )
         self.totals["sample"] += data.sample_flops
         self.totals["update"] += made.cost.flops
         self.tokens["sampled"] += data.output_tokens
@@ -321,9 +328,15 @@ class _Run:
         figures: dict[str, float] = {}
         if self.held_pairs:
             rows = signed([row for pair in self.held_pairs for row in pair_rows(pair, self.engine)])
-            found = self.learner.preference_figures(rows)
-            names = ("rewards/accuracies", "rewards/margins", "loss")
-            figures = {f"eval/{name}": found[name] for name in names}
+            cost = reading_cost(self.goal, self._training_flops, [len(row) for row in rows])
+            if not self.ledger.fits(cost):
+                self.say(f"step {step}: held-out pairs not read, the budget has no room for it.")
+            else:
+                found = self.learner.preference_figures(rows)
+                names = ("rewards/accuracies", "rewards/margins", "loss")
+                figures = {f"eval/{name}": found[name] for name in names}
+                if self.ranks.first:
+                    self.ledger.charge(cost, phase="evaluate", strategy=self.goal.name, model=self.lineage)
         if not self.held_out:
             return figures, []
         self.steps.drain()
@@ -344,6 +357,13 @@ class _Run:
         best = self.journal.best
         if best is not None and best[0] == step:
             self._store(self.run / "best", self._summary(step, "best"))
+
+    @property
+    def _best_is_kept(self) -> bool:
+        """Whether RUN/best holds the weights of the best evaluation."""
+        best, folder = self.journal.best, self.run / "best"
+        there = (folder / "training.json").is_file()
+        return best is not None and there and read_training(folder)["steps"] == best[0]
 
     def _store(self, final: Path, summary: dict[str, Any]) -> None:
         if self.ranks.first:
@@ -366,6 +386,7 @@ class _Run:
             "flops": self.totals,
             "tokens": self.tokens,
             "drawing": self.steps.state(),
+            "inputs": self.inputs,
         }
         save_checkpoint(
             self.run / "checkpoints",
@@ -374,6 +395,7 @@ class _Run:
             self.learner.optimizers,
             state,
             self.ranks.first,
+            self.steps.older_weights(),
         )
 
     def _refuse_overlap(self, problems: list[Problem]) -> None:
@@ -412,7 +434,10 @@ class _Run:
         """Write RUN/model; its training.json says what it cost and why the run ended."""
         summary, final, best = self._summary(done, why), self.run / "model", self.run / "best"
         self.ranks.wait()  # until the first has written the best
-        if self.options.keep == "best" and best.is_dir():
+        if self.options.keep == "best" and not self._best_is_kept:
+            what = "there was no evaluation" if self.journal.best is None else "those of the best are gone"
+            self.say(f"RUN/model gets the last weights: {what}.")
+        if self.options.keep == "best" and self._best_is_kept:
             if self.ranks.first:
                 copy_trained(best, final, summary, self._learned)
         else:

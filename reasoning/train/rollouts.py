@@ -118,10 +118,7 @@ class ModelSource:
         asked = self.stream.next(wanted)
         self._begin(asked)
         drawn, spent = self._groups(asked)
-        if spent is not None:
-            for held in self.held:
-                held.release()
-            raise spent
+        self._refuse_part(spent)
         if self.objective.dynamic_sampling:
             while (missing := wanted - sum(g.differs for g in drawn)) > 0 and len(drawn) < limit:
                 more = self.stream.next(min(missing, limit - len(drawn)), {g.problem.id for g in drawn})
@@ -142,6 +139,13 @@ class ModelSource:
         tokens = sum(len(c.token_ids) for g in drawn for c in g.chains)
         metrics["sample_seconds"] = time.monotonic() - started - self.seconds
         return StepData(groups, metrics, sum(flops), tokens, self.held)
+
+    def _refuse_part(self, spent: BudgetSpent | None) -> None:
+        """A step of which the purse paid only a part is none: what it set aside goes back; raises ``spent``."""
+        if spent is not None:
+            for held in self.held:
+                held.release()
+            raise spent
 
     def _begin(self, problems: Sequence[Problem]) -> None:
         """Raises BudgetSpent where the purse will hardly pay for a step with these problems, PoolError where
@@ -179,7 +183,10 @@ class ModelSource:
             count = self._affordable(left)
             if not count:
                 return groups, BudgetSpent(self._worst(left[:1])[0] + self._learning(left[:1]), "begun")
-            held = self._hold(left[:count])
+            try:
+                held = self._hold(left[:count])
+            except BudgetSpent as spent:  # what was left a moment ago went into something else
+                return groups, spent
             drawn = self._drawn(left[:count])
             if drawn is None:
                 if held is not None:
@@ -299,8 +306,9 @@ class ModelSource:
             self._task[asked.id] = self._task[problem.id]
             prompt_ids[asked.id] = group.chains[0].prompt_token_ids
         rates = dict(self.stream.state["rates"])
-        drawn, _ = self._groups(hinted)
+        drawn, spent = self._groups(hinted)
         self.stream.state["rates"] = rates  # what a hint solved says nothing of the question
+        self._refuse_part(spent)
         rows = [
             [dataclasses.replace(r, prompt_ids=prompt_ids[g.problem.id], old_logprobs=()) for r in g.rows()]
             for g in drawn

@@ -46,8 +46,7 @@ def save_trained(
     the disk refuses."""
     partial = final.with_name(f".{final.name}.partial")
     try:
-        for unfinished in (partial, final):  # a model without its training.json is what a kill left behind
-            shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         save(partial)
         _finish(partial, final, summary, learned)
     except OSError as e:
@@ -58,8 +57,7 @@ def copy_trained(source: Path, final: Path, summary: dict[str, Any], learned: Co
     """As `save_trained`, with the weights of the folder ``source``."""
     partial = final.with_name(f".{final.name}.partial")
     try:
-        for unfinished in (partial, final):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
         _finish(partial, final, summary, learned)
     except OSError as e:
@@ -70,6 +68,7 @@ def _finish(partial: Path, final: Path, summary: dict[str, Any], learned: Collec
     if learned:
         (partial / LEARNED).write_text("".join(f"{key}\n" for key in sorted(learned)))
     (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    shutil.rmtree(final, ignore_errors=True)  # not before the new one is whole
     os.rename(partial, final)
 
 

@@ -102,12 +102,22 @@ def whole_cost(
     return Cost(scored_tokens=options.epochs * sum(lengths), flops=flops)
 
 
+def reading_cost(goal: Objective, training_flops: TrainingFlops, lengths: Sequence[int]) -> Cost:
+    """Of the loss of rows of these lengths without its gradient: a forward is a third of forward and backward."""
+    forwards = 1 + _compares(goal)
+    return Cost(scored_tokens=sum(lengths), flops=forwards * training_flops(list(lengths)) / 3)
+
+
 def _learning_flops(goal: Objective, training_flops: TrainingFlops, lengths: Sequence[int]) -> float:
     """Forward and backward, and the reference's forward where the loss compares with it."""
     if not lengths:
         return 0.0
-    compares = goal.needs_reference and goal.kl_in != "reward"
-    return training_flops(list(lengths)) * (4 / 3 if compares else 1)
+    return training_flops(list(lengths)) * (4 / 3 if _compares(goal) else 1)
+
+
+def _compares(goal: Objective) -> bool:
+    """Whether the loss compares with the reference."""
+    return goal.needs_reference and goal.kl_in != "reward"
 
 
 def _reading_flops(goal: Objective, training_flops: TrainingFlops, lengths: Sequence[int]) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reasoning.budget import Ledger
 from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import UserError
 from reasoning.pool import Pool
@@ -382,3 +383,24 @@ def test_mistakes_are_named(home, tmp_path, change, words):
     with pytest.raises(UserError, match=words):
         train(dataclasses.replace(dpo(home, "wrong"), run=str(tmp_path / "run"), **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_reading_the_held_out_pairs_is_charged_and_kept_within_the_budget(home):
+    train(dpo(home, "read", steps=1))
+    rows = [json.loads(line) for line in (home / "held.jsonl").read_text().splitlines()]
+    with Ledger(path=home / "read", read_only=True) as ledger:
+        read = [c for c in ledger.charges if c.phase == "evaluate"]
+        learned = ledger.totals()["train",].cost
+    assert len(read) == 2  # before the first step and after the last
+    assert read[0].cost.scored_tokens > 2 * len(rows)
+    assert read[0].cost.scored_tokens == read[1].cost.scored_tokens
+    # Two forwards (model and reference) where learning takes four: per token half of it, were all rows as long.
+    each, both = (c.flops / c.scored_tokens for c in (read[0].cost, learned))
+    assert each / both == pytest.approx(0.5, rel=0.05)
+    said = []
+    tight = 2 * read[0].cost.scored_tokens + learned.scored_tokens - 1
+    train(dpo(home, "unread", steps=1, budget=f"tokens={tight}"), log=said.append)
+    assert "step 1: held-out pairs not read, the budget has no room for it." in said
+    assert [row["step"] for row in metrics(home / "unread") if "eval/loss" in row] == [0]
+    with Ledger(path=home / "unread", read_only=True) as ledger:
+        assert ledger.spent.cost.tokens <= tight

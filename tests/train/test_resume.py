@@ -1,5 +1,6 @@
 """Killed in any phase of a step, a run that goes on ends with the same bits; also with roll-outs drawn ahead."""
 
+import json
 import os
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
 from reasoning.train import journal, learner, loop, rollouts
 from reasoning.train.loop import train
+from reasoning.train.trained import save_trained
 
 PHASES = {
     "after sampling": (rollouts, "sample", 2),
@@ -125,3 +127,95 @@ def test_a_run_killed_between_its_model_and_its_clean_up_is_finished_and_cleaned
     assert list((run / "checkpoints").iterdir())
     assert train(options).finished_before
     assert not (run / "checkpoints").exists()
+
+
+def test_a_kill_before_the_starting_weights_are_kept_as_the_best(home, monkeypatch):
+    """No later evaluation is better than the first: all wrong."""
+    options = reinforce(home, "first", keep="best", verifier=f"{home}/never.py:never")
+    (home / "never.py").write_text("def never(response, **_):\n    return 0.0\n")
+    killed_in(monkeypatch, journal, "_append", 2, options)
+    assert metrics(home, "first")[0]["step"] == 0
+    assert not (home / "first" / "best").exists()
+    kept = train(options)
+    assert kept.summary["best"]["step"] == 0
+    same(home, train(replace(options, run=str(home / "first whole"))).folder, kept.folder)
+
+
+def test_the_best_weights_are_there_until_better_ones_are_whole(tmp_path):
+    def save(text, fails=False):
+        def write(folder):
+            folder.mkdir()
+            (folder / "weights").write_text(text)
+            if fails:
+                raise OSError(28, "No space left on device")
+
+        save_trained(tmp_path / "best", write, {"steps": 1})
+
+    save("old")
+    with pytest.raises(PoolError, match="the disk is full"):
+        save("new", fails=True)
+    assert (tmp_path / "best" / "weights").read_text() == "old"
+    save("new")
+    assert (tmp_path / "best" / "weights").read_text() == "new"
+
+
+@pytest.mark.parametrize("changes", [AHEAD, {**AHEAD, "max_staleness": 2}])
+def test_a_step_drawn_ahead_that_the_budget_ended_goes_on_with_its_older_weights(home, whole, changes):
+    said = []
+    for samples in (24 + 16, 60, 1000):
+        options = reinforce(home, f"paid{len(changes)}", **changes, budget=f"samples={samples}")
+        ended = train(options, log=said.append)
+    assert sum(text.startswith("Stopped") for text in said) == 2
+    assert ended.summary["stopped"] == "steps"
+    a, b = (load_file(folder / "model.safetensors") for folder in (whole(**changes), ended.folder))
+    assert all((a[n] == b[n]).all() for n in a)
+
+
+def test_so_does_one_whose_verifier_failed(home, whole, monkeypatch):
+    """Step 2 is drawn ahead and cannot be judged; the checkpoint after step 1 comes before anybody asks for it."""
+    options, real, calls = reinforce(home, "unjudged", **AHEAD), rollouts.verify, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise UserError("no verdict today")
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollouts, "verify", failing)
+        with pytest.raises(UserError, match="no verdict today"):
+            train(options)
+    again = train(options)
+    assert again.resumed_at == 2
+    same(home, whole(**AHEAD), again.folder)
+
+
+def test_a_file_that_changed_since_is_refused(home, monkeypatch):
+    """Problems, rewards: the rest of such a run would be of another one."""
+    problems = [{"question": f"{i} + 1", "answer": str(i + 1)} for i in range(9)]
+    (home / "even.py").write_text(small_runs.EVEN)
+    (home / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    task = f"{home}/sums.jsonl:prompt=question,reference=answer"
+    options = reinforce(home, "inputs", task=task, verifier=f"{home}/even.py:even")
+    killed_in(monkeypatch, loop, "save_checkpoint", 1, options)
+    for path, text, words in (
+        (home / "even.py", small_runs.EVEN.replace("== 0", "== 1"), "What --verifier stands for has changed"),
+        (home / "sums.jsonl", json.dumps(problems[0]) + "\n", "What --task stands for has changed"),
+    ):
+        kept = path.read_text()
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            train(options)
+        path.write_text(kept)
+    assert train(options).resumed_at == 1
+
+
+def test_rows_of_metrics_that_are_lost_are_said(home, monkeypatch):
+    options, said = reinforce(home, "rows"), []
+    killed_in(monkeypatch, loop, "save_checkpoint", 2, options)
+    path = home / "rows" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:-20], lines[2], '{"torn']))
+    train(options, log=said.append)
+    assert [row["step"] for row in metrics(home, "rows")] == [0, 2, 3]
+    assert "lacks the rows of 1 of the 2 steps done, from step 1 on" in said[1]

@@ -239,6 +239,24 @@ def test_an_evaluation_that_cannot_be_judged_to_its_end_is_none(home):
     assert not (home / "unevaluated" / "metrics.jsonl").exists()
 
 
+def test_star_learns_from_no_part_of_its_hinted_chains(home, monkeypatch):
+    """The purse pays for a step's chains, not for those that are asked again with a hint."""
+    options = reinforce(home, "star", "star", eval_every=0, eval_task="", steps=2)
+    whole = train(options)
+    rows = metrics(home, "star")
+    assert rows[1]["rationalised"] > 0
+    with Ledger(path=home / "star", read_only=True) as ledger:
+        samples = ledger.spent.samples
+    first = train(replace(options, run=str(home / "star part"), budget=f"samples={samples - 3}"))
+    assert (first.summary["steps"], first.summary["stopped"]) == (1, "budget")
+    assert metrics(home, "star part") == rows[:1]
+    second = train(replace(options, run=str(home / "star part"), budget="samples=1000"))
+    a, b = weights(whole.folder), weights(second.folder)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    with Ledger(path=home / "star part", read_only=True) as ledger:
+        assert ledger.spent.samples == samples, "no chain was drawn twice"
+
+
 def test_the_largest_of_the_last_steps():
     rows = [
         Charge("train", "", Cost(output_tokens=70, flops=1.0), 8),
