@@ -114,7 +114,7 @@ class _Run:
         self.options, self.goal, self.run, self.progress, self.say = options, goal, run, progress, say
         self.ranks = ranks
         demonstrates = goal.source == "demonstrations"
-        self.demonstrations = opening.demonstrations_of(options) if demonstrates else []
+        self.demonstrations = opening.demonstrations_of(options, say) if demonstrates else []
         self.pairs = opening.pairs_of(options, options.preferences)
         self.held_pairs = opening.pairs_of(options, options.eval_preferences)
         engine = opening.open_model(options, goal.name, self.demonstrations, ranks)
@@ -156,6 +156,8 @@ class _Run:
         self.held_out = opening.held_out_of(options, self.say)
         self.asked = [p for task in self.held_out for p in task.problems]
         self.accepted, lines = opening.accepted_of(options, self.asked) if options.source else ([], [])
+        if options.demonstrations.endswith(".jsonl"):
+            lines.append(f"Learning from {len(self.demonstrations):,} demonstrations.")
         if self.pairs:
             lines.append(f"Learning from {say_pairs(self.pairs)}.")
         tasks, judges = opening.tasks_of(options, self.say) if self._draws else ([], [])

@@ -63,9 +63,11 @@ def open_model(
     return TransformersEngine(model, tokenizer, name=name, version=version, max_rows=options.max_rows)
 
 
-def demonstrations_of(options: TrainOptions) -> list[Demonstration]:
+def demonstrations_of(options: TrainOptions, say: Callable[[str], None]) -> list[Demonstration]:
+    """say: told what is begun, since it takes seconds."""
     given = options.demonstrations
     if given.endswith(".jsonl"):
+        say(f"Reading demonstrations from {given}.")
         return read_demonstrations(Path(given))
     if len(parse_mixture(options.task)) > 1:
         raise UserError("Demonstrations come from one task: train on the tasks one after the other.")
@@ -78,6 +80,8 @@ def demonstrations_of(options: TrainOptions) -> list[Demonstration]:
         )
     pairs = parse_spec(f"demonstrations:{given}").options if given else {}
     count = options.steps * options.problems_per_step
+    if task.demonstrate is not None:
+        say(f"Making {count:,} demonstrations of {options.task}, each of which is learned from once.")
     found = task.demonstrations(split, count, options.seed, **pairs)
     return [(converse(problem, system=text_or_file(system)), text) for problem, text in found]
 

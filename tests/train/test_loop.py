@@ -12,6 +12,7 @@ from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import PoolError, ReasoningError, UserError
 from reasoning.pool import Pool
 from reasoning.tasks.conversation import as_text
+from reasoning.train import opening
 from reasoning.train.fresh import new_model
 from reasoning.train.journal import TIMES, keep_rows
 from reasoning.train.learner import Learner
@@ -326,6 +327,40 @@ def test_demonstrations_from_a_file(tmp_path):
     assert (problem.prompt, completion) == ("1+1=", " 2")
 
 
+def test_what_takes_long_before_the_first_step_is_said_first(tmp_path, monkeypatch):
+    """Making demonstrations, and reading a large file of them, takes seconds."""
+    said: list[str] = []
+
+    def watch(name):
+        real = getattr(opening, name)
+        monkeypatch.setattr(opening, name, lambda *args: said.append(name) or real(*args))
+
+    watch("read_demonstrations")
+    watch("new_model")
+    train(sft(tmp_path, task="word:train", steps=2, problems_per_step=3, eval_task=""), log=said.append)
+    assert said[:2] == [
+        "Making 6 demonstrations of word:train, each of which is learned from once.",
+        "new_model",
+    ]
+    del said[:]
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"prompt": "1+1=", "completion": " 2"}\n' * 3)
+    options = sft(
+        tmp_path, run=str(tmp_path / "file"), task="", demonstrations=str(path), steps=1, eval_task=""
+    )
+    train(options, log=said.append)
+    assert said[:4] == [
+        f"Reading demonstrations from {path}.",
+        "read_demonstrations",
+        "new_model",
+        "Learning from 3 demonstrations.",
+    ]
+    del said[:]
+    with pytest.raises(UserError, match="no demonstrations of its own"):
+        demonstrations_of(replace(options, task="gsm8k:train", demonstrations=""), said.append)
+    assert said == []
+
+
 def test_a_torn_metrics_line_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"ste')
@@ -343,6 +378,6 @@ def test_demonstrations_are_shown_as_conversations(tmp_path):
     data = DemonstrationSource([(problem, completion)], engine, 1, 0).draw(0)
     assert engine.decode(data.groups[0][0].prompt_ids) == as_text(turns)
     options = sft(tmp_path, task="word:train:system=Think.", steps=1)
-    assert demonstrations_of(options)[0][0].prompt.startswith("Think.\n\nQ:")
+    assert demonstrations_of(options, print)[0][0].prompt.startswith("Think.\n\nQ:")
     with pytest.raises(UserError, match="few_shot says nothing of demonstrations"):
-        demonstrations_of(replace(options, task="word:train:few_shot=2"))
+        demonstrations_of(replace(options, task="word:train:few_shot=2"), print)
