@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from reasoning.budget import Ledger
 from reasoning.drawing import ATTEMPTS, BATCH_CHAINS, BATCH_SECONDS, Drawer, catch_up, default_sampling
@@ -19,13 +20,12 @@ from reasoning.pool.admission import admit_verdict, short
 from reasoning.pool.claims import POLL_SECONDS
 from reasoning.progress import Progress, Silent, human
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling, chain_keys
+from reasoning.sharing import draw_claimed, take_turn
 from reasoning.tasks.conversation import start_of_answer
 from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.errors import VerifierError
 
 _TRUNCATION_WARNING = 0.05
-_WORTH_SHARING = 128
-"""Chains that must be left for a process to stop and give half of them away."""
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ def sample(
     untouched = ledger.spent.cost == Cost()
     try:
         _draw_missing(
-            drawer, pool, keys, lambda wanted: _draws(problems, keys, n, sampling, wanted), report, show
+            drawer, pool, keys, n, lambda wanted: _draws(problems, keys, n, sampling, wanted), report, show
         )
     except KeyboardInterrupt:
         have = report.present + report.drawn
@@ -169,37 +169,37 @@ def _draw_missing(
     drawer: Drawer,
     pool: Pool,
     keys: Sequence[str],
+    n: int,
     draws: Callable[[Collection[str]], list[Draw]],
     report: SampleReport,
     show: Callable[[Sequence[Chain]], None],
 ) -> None:
-    """Draw what is missing of ``keys``, sharing it with other processes that fill the same pool: what they claim
-    is theirs, half of ours goes to one that waits for work, and theirs is ours when they die."""
+    """Draw what is missing of ``keys`` (n of each problem), sharing it with other processes that fill the same pool:
+    what they claim is theirs, some of ours goes to one that waits for it, and theirs is ours when they die."""
     in_vain: set[str] = set()
-    first = True
     with pool.claims() as claims:
         while rest := [k for k in pool.missing(keys) if k not in in_vain]:
-            mine = claims.take(rest)
-            if claims.company or first:
-                pool.refresh()  # after the claim: what others had stored before they let go of it is seen
-                first = False
-                mine.intersection_update(pool.missing(rest))
+            turn = take_turn(claims, pool, rest, partial(_problems, keys, n, rest))
+            if claims.company:
                 report.present = report.wanted - len(pool.missing(keys)) - report.drawn
                 show([])
-                if not mine:
+            if not turn.mine:
+                if not turn.arrived:
                     time.sleep(POLL_SECONDS)
-                    continue
-            before, many = report.drawn, len(mine)
-            drawer.yields = lambda b=before, m=many: (
-                m - (report.drawn - b) >= _WORTH_SHARING and claims.asked()
-            )
-            outcome = drawer.draw(draws(mine))
+                continue
+            outcome = draw_claimed(claims, drawer, draws(turn.mine), len(turn.mine))
             if not outcome.left:
-                in_vain.update(pool.missing(list(mine)))
+                in_vain.update(pool.missing(list(turn.mine)))
                 report.unaffordable += outcome.unaffordable
                 report.unavailable += outcome.unavailable
                 report.failed += outcome.failed
     report.present = report.wanted - report.drawn - report.unaffordable - report.unavailable - report.failed
+
+
+def _problems(keys: Sequence[str], n: int, wanted: Sequence[str]) -> list[int]:
+    """The problem's number of each of ``wanted``, which are some of ``keys`` (n of each problem) in their order."""
+    there = set(wanted)
+    return [at // n for at, key in enumerate(keys) if key in there]
 
 
 def budget_text(ledger: Ledger) -> str:

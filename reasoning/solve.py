@@ -5,7 +5,8 @@ charges the ledger before and after, and writes the pool. It knows nothing of an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +15,12 @@ from reasoning.drawing import BATCH_CHAINS, Drawer, default_sampling, draw_keys
 from reasoning.engines.base import Engine
 from reasoning.errors import UserError
 from reasoning.pool import Pool
+from reasoning.pool.claims import POLL_SECONDS, Claims
 from reasoning.progress import Progress, Silent
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling
 from reasoning.sampling import attempt, budget_text, judge, scoring_worst, unjudged
 from reasoning.search.base import Answer, Candidate, Judge, Request, Search, Steps
+from reasoning.sharing import draw_claimed, take_turn
 from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.exact import Exact
 
@@ -61,7 +64,8 @@ def solve(
     Chains and scores that ``pool`` has are taken from there (and are not charged again); the others are
     drawn, charged and stored, so that a killed search goes on where it stopped. When the purse is short,
     draws return fewer chains and judgements no score, spread evenly over the problems, and the search answers
-    with those.
+    with those. Chains that another process is drawing into ``pool`` are waited for, not drawn a second time;
+    without a budget the problems that lack none of them go on meanwhile.
 
     scorer: judges chains for strategies that need it; unless it is an oracle it is never shown the reference.
     extractor: gives the answer that a chain votes for; it is never shown the reference, whichever it is, so
@@ -77,27 +81,30 @@ def solve(
     run.add(problems)
     games = [_Game(problem, search(problem, sampling)) for problem in problems]
     progress = progress or Silent()
-    try:
+
+    def show(**more: Any) -> None:
+        progress.update(
+            done=sum(not g.asked for g in games),
+            total=len(games),
+            output_tokens=run.drawer.total.cost.output_tokens,
+            budget=budget_text(ledger),
+            **more,
+        )
+
+    with run:
         while asking := [g for g in games if g.asked]:
-            run.draw([(g, r) for g in asking for r in g.asked if isinstance(r, Draw)])
-            run.score([(g, r) for g in asking for r in g.asked if isinstance(r, Judge)])
-            for game in asking:
+            ready = run.draw(asking, show)
+            run.score([(g, r) for g in ready for r in g.asked if isinstance(r, Judge)])
+            for game in ready:
                 game.move([run.result(game, request) for request in game.asked])
-            progress.update(
-                done=sum(not g.asked for g in games),
-                total=len(games),
-                output_tokens=run.drawer.total.cost.output_tokens,
-                budget=budget_text(ledger),
-            )
-    finally:
-        run.release()
+            show(note="")
     solutions = [run.solution(game) for game in games]
     run.note_discarded(games)
     return solutions
 
 
 class _Game:
-    """One problem and its running search."""
+    """One problem and its running search. in_vain: keys of what it asks for that could not be had."""
 
     def __init__(self, problem: Problem, steps: Steps):
         self.problem = problem
@@ -107,10 +114,12 @@ class _Game:
         self.chains: dict[str, None] = {}
         self.scored: dict[str, None] = {}
         self.short = False
+        self.in_vain: set[str] = set()
         self._listed = False
         self._advance(None)
 
     def move(self, results: list[Any]) -> None:
+        self.in_vain.clear()
         self._advance(results if self._listed else results[0])
 
     def _advance(self, result: Any) -> None:
@@ -128,7 +137,8 @@ class _Game:
 
 
 class _Run:
-    """What one call of `solve` shares between its problems. chains, answers, verdicts: by chain key."""
+    """What one call of `solve` shares between its problems, and with other processes while it is entered. chains,
+    answers, verdicts: by chain key."""
 
     def __init__(
         self,
@@ -156,6 +166,8 @@ class _Run:
         self.unscored: list[Chain] = []
         self.aside: list[Reservation] = []
         """Set aside for scoring what was drawn; given back before it is scored."""
+        self._stack = contextlib.ExitStack()
+        self._claims: Claims | None = None
         limited = reserve_scores and ledger.budget is not None
         self.drawer = Drawer(
             engine,
@@ -180,23 +192,83 @@ class _Run:
             self.verdicts = self.pool.verdicts(self.scorer.name)
             self.pool.add_verdicts(self.scorer.name, {}, oracle=self.scorer.oracle)
 
-    def draw(self, requests: list[tuple[_Game, Draw]]) -> None:
-        """Draw what is asked for and not there yet, for all problems in one go."""
-        wanted: list[Draw] = []
-        coming: set[str] = set()
-        for _, draw in requests:
-            keys = draw_keys(draw, self.engine.model)
-            new = [
-                i for i, k in zip(draw.indices, keys, strict=True) if k not in self.chains and k not in coming
-            ]
-            coming.update(keys)
-            if new:
-                wanted.append(replace(draw, indices=tuple(new)))
-            self.unscored += [self.chains[k] for k in keys if k in self.chains and k not in self.verdicts]
-        if wanted:
-            if self.drawer.stepped is not None:
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+        self._stack.close()
+
+    def draw(self, games: Sequence[_Game], show: Callable[..., None]) -> list[_Game]:
+        """Draw what is asked for and not there yet, for all problems in one go. Returns the games that have all they
+        can get; what the others lack is being drawn by other processes. Under a budget these are all games, so that
+        what it buys is spread as without company."""
+        requests = [(g, r) for g in games for r in g.asked if isinstance(r, Draw)]
+        if self.drawer.stepped is not None and requests:
+            for _, draw in requests:
+                found = [k for k in draw_keys(draw, self.engine.model) if k in self.chains]
+                self.unscored += [self.chains[k] for k in found if k not in self.verdicts]
+            if self._lacking(requests):
                 self.drawer.stepped()
-            self.drawer.draw(wanted)
+        while lacking := self._lacking(requests):
+            if self._draw_free(requests, lacking):
+                continue
+            waiting = {id(requests[at][0]) for askers in lacking.values() for at, _ in askers}
+            ready = [g for g in games if id(g) not in waiting]
+            if ready and self.ledger.budget is None:
+                if self._claims is not None:
+                    self._claims.drop()
+                return ready
+            show(note=f"waiting for {len(lacking)} chains that another process draws")
+            time.sleep(POLL_SECONDS)
+        return list(games)
+
+    def _lacking(self, requests: Sequence[tuple[_Game, Draw]]) -> dict[str, list[tuple[int, int]]]:
+        """The keys of chains that are asked for, not there, and not asked for in vain -> who asks: (position in
+        ``requests``, sample index)."""
+        lacking: dict[str, list[tuple[int, int]]] = {}
+        for at, (game, draw) in enumerate(requests):
+            for index, key in zip(draw.indices, draw_keys(draw, self.engine.model), strict=True):
+                if key not in self.chains and key not in game.in_vain:
+                    lacking.setdefault(key, []).append((at, index))
+        return lacking
+
+    def _draw_free(
+        self, requests: Sequence[tuple[_Game, Draw]], lacking: dict[str, list[tuple[int, int]]]
+    ) -> bool:
+        """Draw what nobody else draws, and take in what others have drawn; False where there was neither."""
+        mine, arrived = set(lacking), set[str]()
+        if self.pool is not None:
+            self._claims = self._claims or self._stack.enter_context(self.pool.claims())
+            turn = take_turn(
+                self._claims, self.pool, list(lacking), lambda: [a[0][0] for a in lacking.values()]
+            )
+            mine, arrived = turn.mine, turn.arrived
+            if arrived:
+                self._take_in(self.pool, arrived, {requests[lacking[k][0][0]][0].problem.id for k in arrived})
+        if not mine:
+            return bool(arrived)
+        indices: dict[int, list[int]] = {}
+        for key, [(at, index), *_] in lacking.items():
+            if key in mine:
+                indices.setdefault(at, []).append(index)
+        draws = [replace(requests[at][1], indices=tuple(some)) for at, some in indices.items()]
+        if self._claims is None:
+            outcome = self.drawer.draw(draws)
+        else:
+            outcome = draw_claimed(self._claims, self.drawer, draws, len(mine))
+        if not outcome.left:
+            for key in mine - self.chains.keys():
+                for at, _ in lacking[key]:
+                    requests[at][0].in_vain.add(key)
+        return True
+
+    def _take_in(self, pool: Pool, keys: set[str], problems: Collection[str]) -> None:
+        """Chains that another process has stored."""
+        for chain in pool.chains(self.engine.model, problem_ids=problems, continuations=True):
+            if chain.key in keys:
+                self.chains[chain.key] = chain
+                self.unscored.append(chain)
 
     def _keep(self, chains: Sequence[Chain]) -> None:
         self.chains.update((c.key, c) for c in chains)

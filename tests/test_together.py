@@ -1,8 +1,14 @@
 """Processes that use one run folder at the same time: its ledger, its small files, its pool."""
 
+import json
 import multiprocessing
 import os
+import signal
 import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_engine import ScriptedEngine
@@ -11,20 +17,24 @@ from reasoning import durable
 from reasoning.budget import Budget, Ledger
 from reasoning.cli.search import store, stored
 from reasoning.durable import AppendFile, turn
-from reasoning.errors import PoolError
+from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool
+from reasoning.pool.merge import merge
 from reasoning.records import Cost, Problem, Sampling
 from reasoning.runfile import read_run, write_run
 from reasoning.sampling import sample
+from reasoning.search import open_search
 from reasoning.search.base import Answer
-from reasoning.solve import Solution
+from reasoning.solve import Solution, solve
 from reasoning.train.together import Shared
+from verifiers.numeric import Numeric
 
 PROBLEMS = [Problem.make(f"What is {i} plus {i} ?", str(2 * i)) for i in range(5)]
 S = Sampling(max_new_tokens=32, seed=3)
 LIMIT = 400
 BUDGET = Budget(tokens=LIMIT)
 PROCESSES = multiprocessing.get_context("forkserver")
+MANY = [Problem.make(f"What is {i} and {i} ?", str(2 * i)) for i in range(25)]
 
 
 def all_at_once(work, count):
@@ -135,3 +145,179 @@ def test_what_was_drawn_after_the_pool_was_opened_is_not_drawn_again(tmp_path):
         engine = ScriptedEngine()
         report = sample(PROBLEMS, engine, early, n=4, sampling=S)
         assert (report.present, report.drawn, engine.drawn) == (15, 5, 5)
+
+
+class Logged(ScriptedEngine):
+    """Writes down the keys that it draws, in a file of its own process. hangs_after: chains, after which it draws no
+    more."""
+
+    def __init__(self, folder, hangs_after=float("inf"), **options):
+        super().__init__(**options)
+        self.path = Path(folder) / f"{os.getpid()}.drawn"
+        self.hangs_after = hangs_after
+
+    def chain(self, *args):
+        if self.drawn > self.hangs_after:
+            (self.path.parent / "hangs").touch()
+            time.sleep(600)
+        chain = super().chain(*args)
+        with self.path.open("a") as file:
+            file.write(chain.key + "\n")
+        return chain
+
+
+def draw_beside_others(folder, what, gate=None, **options):
+    """Sample, or search, and store the answers; without a budget, as commands that share a run do."""
+    if gate is not None:
+        gate.wait(60)
+    engine = Logged(folder, **options)
+    problems = MANY[::-1] if what.startswith("adaptive") else MANY
+    with Pool.open(folder) as pool, Ledger(path=folder) as ledger:
+        if what == "sample":
+            sample(MANY, engine, pool, ledger, 16, S, batch_seconds=0.1)
+        else:
+            found = solve(problems, open_search(what), engine, ledger, pool, None, Numeric(), S)
+            answers = {s.problem_id: (s.answer.answer, s.chains) for s in found}
+            (Path(folder) / f"{what}.json").write_text(json.dumps(answers))
+
+
+def assert_as_if_alone(folder, what):
+    found = solve(MANY, open_search(what), ScriptedEngine(), extractor=Numeric(), sampling=S)
+    expected = {s.problem_id: [s.answer.answer, [*s.chains]] for s in found}
+    assert json.loads((folder / f"{what}.json").read_text()) == expected
+
+
+def assert_paid_once(folder):
+    with Pool.open(folder) as pool, Ledger(path=folder) as ledger:
+        ledger.recover(pool.charges())
+        chains = pool.chains()
+        assert ledger.spent.cost.tokens == sum(c.cost.tokens for c in chains)
+        assert ledger.spent.samples == len(chains)
+
+
+def drawn_by_each(folder):
+    return [path.read_text().split() for path in folder.glob("*.drawn")]
+
+
+def wait_for(what, seconds=60):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_searches_beside_a_sampler_draw_and_pay_nothing_twice_and_answer_as_if_alone(tmp_path):
+    gate = PROCESSES.Barrier(3)
+    work = ["sample", "majority:n=16", "adaptive:n=20,step=4"]  # the last one begins at the other end
+    processes = [
+        PROCESSES.Process(
+            target=draw_beside_others, args=(tmp_path, what, gate), kwargs={"seconds_per_chain": 0.002}
+        )
+        for what in work
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    for what in work[1:]:
+        assert_as_if_alone(tmp_path, what)
+    times = Counter(key for drawn in drawn_by_each(tmp_path) for key in drawn)
+    assert set(times.values()) == {1}
+    assert_paid_once(tmp_path)
+    assert [p.name for p in (tmp_path / "pool" / "claims").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("other", ["sample", "majority:n=16"])
+def test_a_search_waits_for_the_living_and_takes_over_from_those_that_end(tmp_path, other, end):
+    """The other has claimed everything, and draws no more; the search gets its turn when the other ends."""
+    first = PROCESSES.Process(
+        target=draw_beside_others, args=(tmp_path, other), kwargs={"hangs_after": 40, "shuffled": False}
+    )
+    first.start()
+    wait_for((tmp_path / "hangs").exists)
+    search = PROCESSES.Process(target=draw_beside_others, args=(tmp_path, "majority:n=4"))
+    search.start()
+    wait_for(lambda: len(list((tmp_path / "pool" / "claims").glob("*.claim"))) == 2)
+    search.join(0.5)
+    assert search.is_alive()
+    assert len(drawn_by_each(tmp_path)) == 1, "it waits"
+    os.kill(first.pid, end)
+    search.join(60)
+    assert search.exitcode == 0
+    first.join()
+    assert_as_if_alone(tmp_path, "majority:n=4")
+    assert_paid_once(tmp_path)
+
+
+def test_problems_that_others_do_not_draw_go_on_meanwhile(tmp_path):
+    alone = solve(
+        MANY, open_search("adaptive:n=20,step=4"), ScriptedEngine(), extractor=Numeric(), sampling=S
+    )
+    wanted = [key for s in alone for key in s.chains]
+    with Pool.open(tmp_path) as pool, Pool.open(tmp_path) as others, others.claims() as claims:
+        claims.take(alone[3].chains[:2])
+        found = []
+        search = threading.Thread(
+            target=lambda: found.extend(
+                solve(
+                    MANY,
+                    open_search("adaptive:n=20,step=4"),
+                    ScriptedEngine(),
+                    pool=pool,
+                    extractor=Numeric(),
+                    sampling=S,
+                )
+            )
+        )
+        search.start()
+        rest = {*wanted} - {*alone[3].chains}
+        wait_for(lambda: not pool.missing([*rest]))
+        assert search.is_alive()
+        assert len(pool.missing(wanted)) >= 2
+        claims.drop()
+        search.join(60)
+    strip = [(s.answer.answer, s.chains) for s in alone]
+    assert [(s.answer.answer, s.chains) for s in found] == strip
+
+
+def spend_until_killed(folder):
+    with Pool.open(folder) as pool, Ledger(BUDGET, folder) as ledger:
+        sample(PROBLEMS, Logged(folder, hangs_after=5), pool, ledger, n=9, sampling=S, batch_chains=1)
+
+
+def test_a_merge_never_overshoots_the_budget_of_a_process_at_work(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run, other):
+        folder.mkdir()
+    with Pool.open(other) as pool, Ledger(path=other) as ledger:
+        sample(MANY, ScriptedEngine(), pool, ledger, n=2, sampling=S)
+        cost = ledger.spent.cost.tokens
+        assert cost > LIMIT
+    writer = PROCESSES.Process(target=spend_until_killed, args=(run,))
+    writer.start()
+    wait_for((run / "hangs").exists)
+    with pytest.raises(PoolError, match="another process is spending from this budget"):
+        merge([other], run)
+    with Pool.open(run, read_only=True) as pool:
+        assert {c.problem_id for c in pool.chains()} <= {p.id for p in PROBLEMS}, "nothing was merged"
+    writer.kill()
+    writer.join()
+    with Ledger(path=run) as beside:  # without a budget there is nothing to overshoot
+        assert merge([other], run)["charges"] > 0
+    with Ledger(BUDGET, run) as ledger, Pool.open(run) as pool:
+        assert ledger.spent.cost.tokens == sum(c.cost.tokens for c in pool.chains()) > cost
+        assert ledger.left().tokens == 0
+    assert beside.spent.cost.tokens < ledger.spent.cost.tokens
+
+
+def test_runs_that_were_charged_in_two_currencies_are_not_merged(tmp_path):
+    for name, currency in (("a", "EUR"), ("b", "USD")):
+        with Pool.open(tmp_path / name) as pool, Ledger() as ledger:
+            charge = ledger.charge(Cost(5), phase="sample")
+            pool.append([], charges=[replace(charge, price=1.0, currency=currency)])
+    with pytest.raises(UserError, match="EUR, USD"):
+        merge([tmp_path / "b"], tmp_path / "a")
+    with Pool.open(tmp_path / "a", read_only=True) as pool:
+        assert [c.currency for c in pool.charges()] == ["EUR"]

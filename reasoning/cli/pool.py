@@ -160,7 +160,8 @@ def merge(options: MergeOptions) -> int:
 
       reasoning pool merge runs/a runs/b --to runs/c
 
-    The runs stay as they are; what --to has already is not taken twice.
+    The runs stay as they are; what --to has already is not taken twice. What they cost counts as spent in --to, so
+    nothing is merged into a run while a command with a --budget is at work there.
     """
     added = merge_pools(options.runs, options.to)
     new = counted(added)

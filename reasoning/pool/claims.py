@@ -1,10 +1,12 @@
 """Who is drawing what: processes that fill one pool at the same time share the work out instead of drawing it twice.
 
-    claims/NAME.claim   of one process, which holds the file's lock: a line of JSON, then the digests it claims
+    claims/NAME.claim   of one process, which holds the file's lock: a line of JSON, then the digests it claims,
+                        then those it waits for
 
 A claim counts while its owner lives (the lock) and moves (the file's time, renewed by a thread); what a dead or
-stopped owner claimed is free again. Claims save work and guard nothing: a chain that two draw all the same is one
-chain, since the same key gives the same chain. This module knows nothing of chains or engines.
+stopped owner claimed is free again. Who waits claims nothing, so no two can wait for each other. Claims save work and
+guard nothing: a chain that two draw all the same is one chain, since the same key gives the same chain. This module
+knows nothing of chains or engines.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +32,25 @@ POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 2.0
 BEAT_SECONDS = 2.0
 STALE_SECONDS = 30.0
+LONG_SECONDS = 10.0
+"""Who has waited for so long, and got nothing meanwhile, is given way to for a single key."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Other:
-    """Another process at work. idle: it has nothing to draw and waits for some."""
+    """Another process at work. wanted: what it waits for, with nothing else to draw; waited: for how many seconds,
+    since it last got some of it."""
 
-    idle: bool
     claimed: Part
+    wanted: Part
+    waited: float
 
 
 class Claims:
     """One participant. Use it as a context manager; leaving frees what it claimed.
 
-    company: whether anybody else was there when we last took. Raises PoolError when the folder cannot be written.
+    company: whether anybody else has been there since we last took, or may have been before we first did. Raises
+    PoolError when the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -52,6 +59,10 @@ class Claims:
         self._fd = -1
         self._stop = threading.Event()
         self._patience = 0.0
+        self._claimed = _part(key_numbers([]))
+        self._wanted = 0
+        self._since = 0.0
+        self._changed = -1
         self.company = False
 
     def __enter__(self) -> Claims:
@@ -60,7 +71,7 @@ class Claims:
             with self._locked():
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 try_lock(self._fd)
-                self._write(key_numbers([]), idle=False)
+                self._write()
         except OSError as e:
             raise cannot_write(self.folder, e) from e
         threading.Thread(target=self._beat, daemon=True, name="pool-claims").start()
@@ -72,42 +83,80 @@ class Claims:
         os.close(self._fd)
         self._fd = -1
 
-    def take(self, keys: Sequence[str]) -> set[str]:
-        """Claim those of ``keys`` that nobody else claims: all of them, or an equal share where others wait for
-        work too. Only these are claimed from now on."""
+    def take(self, keys: Sequence[str], groups: Callable[[], Sequence[int]] | None = None) -> set[str]:
+        """Claim those of ``keys`` that nobody else claims. Only these are claimed from now on; where there are none,
+        we wait for all of them.
+
+        What others wait for is left to them as long as there is anything else; then an equal share of it is ours.
+        groups: a number for each key, asked for only where somebody waits: whoever waits for one key of a group is
+        left all of it, since it will want the next ones too.
+        """
         with self._locked():
+            changed = self.folder.stat().st_mtime_ns  # by whoever came or went
             others = self._others()
+            self.company = bool(others) or changed != self._changed
+            self._changed = changed
             numbers = key_numbers(keys)
             taken = np.zeros(len(keys), bool)
             for other in others:
                 taken |= other.claimed.contains(numbers)
-            free = np.flatnonzero(~taken)
-            waiting = sum(other.idle for other in others)
-            places = free[: -(-len(free) // (1 + waiting))]
+            asked = [w for o in others if len(o.wanted) and (w := o.wanted.contains(numbers))[~taken].any()]
+            places = np.flatnonzero(~taken)
+            if asked:
+                wanted = np.logical_or.reduce(asked)
+                if groups is not None:
+                    of = np.asarray(groups())
+                    wanted = np.isin(of, of[wanted])
+                apart = places[~wanted[places]]
+                places = apart if len(apart) else places[: -(-len(places) // (1 + len(asked)))]
             mine = {keys[int(at)] for at in places}
-            self._write(numbers[:, places], idle=not mine)
-            self.company = bool(others)
-            self._patience = time.monotonic() + (PATIENCE_SECONDS if waiting else 0.0)
+            self._write(numbers[:, places], numbers if not mine else None)
+            self._patience = time.monotonic() + (PATIENCE_SECONDS if asked else 0.0)
         return mine
 
-    def asked(self) -> bool:
-        """Whether another process waits for work, and has had the time to take what was free."""
+    def drop(self) -> None:
+        """Claim nothing and wait for nothing."""
+        with self._locked():
+            self._write()
+
+    def asked(self, least: int = 1) -> bool:
+        """Whether another waits for at least ``least`` of what we claim, or for any of it and for long, and has had
+        the time to take what was free."""
         if time.monotonic() < self._patience:
             return False
         with self._locked():
-            return any(other.idle for other in self._others())
+            others = self._others()
+        for other in others:
+            wanted = int(self._claimed.contains(np.stack([other.wanted.high, other.wanted.low])).sum())
+            if wanted >= (1 if other.waited >= LONG_SECONDS else least):
+                return True
+        return False
 
     # ---- files
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return turn(self.folder / ".lock")
 
-    def _write(self, numbers: Numbers, idle: bool) -> None:
-        content = in_order(numbers).astype("<u8").tobytes()
-        row = {"idle": idle, "keys": numbers.shape[1], "crc": zlib.crc32(content), "process": os.getpid()}
-        data = json.dumps(row).encode() + b"\n" + content
+    def _write(self, claimed: Numbers | None = None, wanted: Numbers | None = None) -> None:
+        nothing = key_numbers([])
+        self._claimed = _part(nothing if claimed is None else claimed)
+        waited_for = _part(nothing if wanted is None else wanted)
+        now = time.monotonic()
+        if len(waited_for) == 0 or len(waited_for) != self._wanted:
+            self._since = now
+        self._wanted = len(waited_for)
+        content = b"".join(
+            np.stack([part.high, part.low]).astype("<u8").tobytes() for part in (self._claimed, waited_for)
+        )
+        row = {
+            "keys": len(self._claimed),
+            "wanted": self._wanted,
+            "waited": round(now - self._since, 1),
+            "crc": zlib.crc32(content),
+            "process": os.getpid(),
+        }
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, data, 0)
+        os.pwrite(self._fd, json.dumps(row).encode() + b"\n" + content, 0)
 
     def _others(self) -> list[_Other]:
         """The living, without ourselves; what the dead left is removed."""
@@ -144,10 +193,19 @@ def _read(fd: int) -> list[_Other]:
     head, _, content = data.partition(b"\n")
     try:
         row = json.loads(head)
-        idle, n, crc = bool(row["idle"]), int(row["keys"]), row["crc"]
+        sizes, waited, crc = (int(row["keys"]), int(row["wanted"])), float(row["waited"]), row["crc"]
     except (ValueError, KeyError, TypeError):
         return []
-    if len(content) != 16 * n or zlib.crc32(content) != crc:
+    if len(content) != 16 * sum(sizes) or zlib.crc32(content) != crc:
         return []
-    numbers = np.frombuffer(content, "<u8").reshape(2, n)
-    return [_Other(idle, Part(None, frozenset(), numbers[0], numbers[1]))]
+    numbers = np.frombuffer(content, "<u8")
+    claimed, wanted = numbers[: 2 * sizes[0]].reshape(2, -1), numbers[2 * sizes[0] :].reshape(2, -1)
+    return [_Other(_sorted(claimed), _sorted(wanted), waited)]
+
+
+def _part(numbers: Numbers) -> Part:
+    return _sorted(in_order(numbers))
+
+
+def _sorted(numbers: Numbers) -> Part:
+    return Part(None, frozenset(), numbers[0], numbers[1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from reasoning.budget import Ledger
 from reasoning.errors import UserError
 from reasoning.pool.columns import is_key, key_numbers
 from reasoning.pool.keyindex import Part, in_order
@@ -20,17 +21,33 @@ def merge(sources: Sequence[str | Path], to: str | Path) -> Counter[str]:
     """Add what the pool ``to`` lacks of each source; how many rows of each table were new.
 
     By key, so that merging twice changes nothing. Where two have a verdict by one verifier on one chain, the first
-    one's stays; a verifier that is an oracle in one is an oracle in all. Raises UserError for a source that is no
-    pool, or the target itself.
+    one's stays; a verifier that is an oracle in one is an oracle in all. What the sources cost counts as spent in
+    ``to``, so its ledger is held meanwhile: beside others that spend without a budget, never beside one that has to
+    keep to one, whose budget would be overshot by what was merged.
+
+    Raises UserError for a source that is no pool, or the target itself, or was charged in another currency; PoolError
+    where another process is spending from the target's budget. Nothing is merged then.
     """
     pools = [Pool.open(source, read_only=True) for source in sources]
     added: Counter[str] = Counter()
     with Pool.open(to) as target:
         if any(pool.path.resolve() == target.path.resolve() for pool in pools):
             raise UserError(f"{target.path} is merged into itself: name another folder by --to.")
-        for pool in pools:
-            added += _add(pool, target)
+        with Ledger(path=target.folder.run) as ledger:
+            _refuse_two_currencies([target, *pools], ledger)
+            for pool in pools:
+                added += _add(pool, target)
+            ledger.recover(target.charges(), others=True)
     return added
+
+
+def _refuse_two_currencies(pools: Sequence[Pool], ledger: Ledger) -> None:
+    known = {c.currency for charges in (ledger.charges, *(p.charges() for p in pools)) for c in charges}
+    if len(known - {""}) > 1:
+        raise UserError(
+            f"These runs were charged in {', '.join(sorted(known - {''}))}: one ledger has one currency, so they "
+            "cannot be merged."
+        )
 
 
 def _add(pool: Pool, target: Pool) -> Counter[str]:

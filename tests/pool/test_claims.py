@@ -34,6 +34,50 @@ def test_what_one_claims_is_not_the_others(two):
     assert b.take(KEYS[:60]) == set(KEYS[30:60])
 
 
+def test_who_waits_is_left_what_it_waits_for_with_its_groups_before_anything_is_shared(two):
+    a, b = two
+    problem = {key: at // 10 for at, key in enumerate(KEYS)}
+    assert a.take(KEYS, lambda: [problem[k] for k in KEYS]) == set(KEYS)
+    assert b.take([KEYS[3], KEYS[25]]) == set()
+    assert a.asked(2)
+    assert not a.asked(3)
+    apart = set(KEYS[10:20]) | set(KEYS[30:])
+    assert a.take(KEYS, lambda: [problem[k] for k in KEYS]) == apart
+    assert b.take([KEYS[3], KEYS[25]]) == {KEYS[3], KEYS[25]}, "what it waited for is free"
+    rest = KEYS[:10] + KEYS[20:30]
+    assert a.take(rest, lambda: [problem[k] for k in rest]) == set(rest) - {KEYS[3], KEYS[25]}
+    b.drop()
+    assert a.take(rest) == set(rest), "nothing is claimed or waited for any more"
+
+
+def test_who_has_waited_for_long_is_heard_for_one_key(two, monkeypatch):
+    a, b = two
+    a.take(KEYS)
+    b.take(KEYS[:2])
+    monkeypatch.setattr(claims, "LONG_SECONDS", 0.05)
+    time.sleep(0.1)
+    assert not a.asked(3)
+    b.take(KEYS[:2])
+    assert a.asked(3)
+    b.take(KEYS[:1])
+    assert not a.asked(3), "it has got one of them meanwhile"
+
+
+def test_company_that_came_and_went_is_noticed(tmp_path):
+    with Pool.open(tmp_path) as pool, pool.claims() as a:
+        a.take(KEYS[:1])
+        assert a.company, "somebody may have been there before"
+        a.take(KEYS[:1])
+        assert not a.company
+        time.sleep(0.02)
+        with pool.claims() as b:
+            b.take(KEYS[1:])
+        a.take(KEYS[:1])
+        assert a.company, "what it drew is to be looked for"
+        a.take(KEYS[:1])
+        assert not a.company
+
+
 def test_claims_of_the_dead_and_of_the_stopped_are_free(tmp_path, monkeypatch):
     with Pool.open(tmp_path) as pool, pool.claims() as a:
         dead, stopped = pool.claims(), pool.claims()
