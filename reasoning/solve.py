@@ -17,7 +17,7 @@ from reasoning.errors import UserError
 from reasoning.pool import Pool
 from reasoning.pool.claims import POLL_SECONDS, Claims
 from reasoning.progress import Progress, Silent
-from reasoning.records import Chain, Cost, Draw, Problem, Sampling
+from reasoning.records import Chain, Cost, Draw, Problem, Sampling, digest
 from reasoning.sampling import attempt, budget_text, judge, scoring_worst, unjudged
 from reasoning.search.base import Answer, Candidate, Judge, Request, Search, Steps
 from reasoning.sharing import draw_claimed, take_turn
@@ -65,7 +65,7 @@ def solve(
     drawn, charged and stored, so that a killed search goes on where it stopped. When the purse is short,
     draws return fewer chains and judgements no score, spread evenly over the problems, and the search answers
     with those. Chains that another process is drawing into ``pool`` are waited for, not drawn a second time;
-    without a budget the problems that lack none of them go on meanwhile.
+    without a budget the problems that lack none of them go on meanwhile, and scores are shared in the same way.
 
     scorer: judges chains for strategies that need it; unless it is an oracle it is never shown the reference.
     extractor: gives the answer that a chain votes for; it is never shown the reference, whichever it is, so
@@ -168,6 +168,8 @@ class _Run:
         """Set aside for scoring what was drawn; given back before it is scored."""
         self._stack = contextlib.ExitStack()
         self._claims: Claims | None = None
+        self._company = False
+        """Whether another process may have stored verdicts since we read them."""
         limited = reserve_scores and ledger.budget is not None
         self.drawer = Drawer(
             engine,
@@ -239,10 +241,9 @@ class _Run:
         """Draw what nobody else draws, and take in what others have drawn; False where there was neither."""
         mine, arrived = set(lacking), set[str]()
         if self.pool is not None:
-            self._claims = self._claims or self._stack.enter_context(self.pool.claims())
-            turn = take_turn(
-                self._claims, self.pool, list(lacking), lambda: [a[0][0] for a in lacking.values()]
-            )
+            claims = self._sharing(self.pool)
+            turn = take_turn(claims, self.pool, list(lacking), lambda: [a[0][0] for a in lacking.values()])
+            self._company |= claims.company
             mine, arrived = turn.mine, turn.arrived
             if arrived:
                 self._take_in(self.pool, arrived, {requests[lacking[k][0][0]][0].problem.id for k in arrived})
@@ -317,6 +318,9 @@ class _Run:
             if c.chain.key not in self.verdicts
         }
         together = {key: at for at, key in enumerate(places)}  # a problem's chains stay side by side
+        if self.pool is not None and self.ledger.budget is None:
+            self._score_beside_others(self.pool, self.scorer, [chain for _, chain in places.values()])
+            return
         todo = [chain for _, chain in sorted(places.values(), key=lambda place: place[0])]
         while todo and (count := self._affordable_scores(self.scorer, todo)):
             chosen = sorted(todo[:count], key=lambda c: together[c.key])
@@ -324,6 +328,33 @@ class _Run:
                 if not self._judge(self.scorer, chosen[start : start + BATCH_CHAINS]):
                     return
             todo = todo[count:]
+
+    def _score_beside_others(self, pool: Pool, scorer: Verifier, chains: Sequence[Chain]) -> None:
+        """Judge those that no other process judges, batch by batch, and take the verdicts of the others from the
+        pool."""
+        keys = {c.key: digest(scorer.name, c.key, length=32) for c in chains}
+        claims = self._sharing(pool)
+        while lacking := [c for c in chains if c.key not in self.verdicts]:
+            mine = claims.take([keys[c.key] for c in lacking], most=BATCH_CHAINS)
+            began = time.monotonic()
+            self._company |= claims.company
+            if self._company:
+                pool.refresh()
+                stored = pool.verdicts(scorer.name)
+                self.verdicts.update((c.key, stored[c.key]) for c in lacking if c.key in stored)
+                self._company = False
+            free = [c for c in lacking if keys[c.key] in mine and c.key not in self.verdicts]
+            if free:
+                self._judge(scorer, free)
+            elif not mine:
+                time.sleep(
+                    max(POLL_SECONDS, time.monotonic() - began)
+                )  # a large pool is not read all the time
+        claims.drop()
+
+    def _sharing(self, pool: Pool) -> Claims:
+        self._claims = self._claims or self._stack.enter_context(pool.claims())
+        return self._claims
 
     def _affordable_scores(self, scorer: Verifier, chains: Sequence[Chain]) -> int:
         count = len(chains)

@@ -27,6 +27,7 @@ from reasoning.search import open_search
 from reasoning.search.base import Answer
 from reasoning.solve import Solution, solve
 from reasoning.train.together import Shared
+from verifiers import Verdict
 from verifiers.numeric import Numeric
 
 PROBLEMS = [Problem.make(f"What is {i} plus {i} ?", str(2 * i)) for i in range(5)]
@@ -249,6 +250,58 @@ def test_a_search_waits_for_the_living_and_takes_over_from_those_that_end(tmp_pa
     first.join()
     assert_as_if_alone(tmp_path, "majority:n=4")
     assert_paid_once(tmp_path)
+
+
+class Slow:
+    """A scorer that costs something, and writes down what it judges."""
+
+    name, oracle = "slow", False
+
+    def __init__(self, folder):
+        self.path = Path(folder) / f"{os.getpid()}.judged"
+
+    def verify(self, attempts):
+        time.sleep(0.001 * len(attempts))
+        with self.path.open("a") as file:
+            file.writelines(
+                json.dumps([a.prompt, a.response, *a.metadata["token_ids"]]) + "\n" for a in attempts
+            )
+        return [Verdict(len(a.response) / 1000, scored_tokens=3) for a in attempts]
+
+    def worst_case(self, attempts):
+        return 3 * len(attempts), 0.0
+
+
+def score_beside_others(folder, what, gate):
+    gate.wait(60)
+    with Pool.open(folder) as pool, Ledger(path=folder) as ledger:
+        found = solve(MANY, open_search(what), Logged(folder), ledger, pool, Slow(folder), Numeric(), S)
+    answers = {s.problem_id: (s.answer.answer, s.chains) for s in found}
+    (Path(folder) / f"{what}.json").write_text(json.dumps(answers))
+
+
+def test_searches_score_nothing_twice(tmp_path):
+    """The chains are there already; scores are shared batch by batch."""
+    work = ["best_of_n:n=40", "weighted_majority:n=40"]
+    with Pool.open(tmp_path) as pool, Ledger(path=tmp_path) as ledger:
+        sample(MANY, ScriptedEngine(), pool, ledger, 40, S)
+        drawn = ledger.spent.cost
+    gate = PROCESSES.Barrier(2)
+    processes = [PROCESSES.Process(target=score_beside_others, args=(tmp_path, w, gate)) for w in work]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    judged = [line for path in tmp_path.glob("*.judged") for line in path.read_text().splitlines()]
+    assert len(judged) == len({*judged}) == 1000
+    with Ledger(path=tmp_path) as ledger:
+        assert ledger.spent.cost.scored_tokens == 3000
+        assert ledger.spent.cost.output_tokens == drawn.output_tokens
+    for what in work:
+        alone = solve(MANY, open_search(what), ScriptedEngine(), None, None, Slow(tmp_path), Numeric(), S)
+        expected = {s.problem_id: [s.answer.answer, [*s.chains]] for s in alone}
+        assert json.loads((tmp_path / f"{what}.json").read_text()) == expected
 
 
 def test_problems_that_others_do_not_draw_go_on_meanwhile(tmp_path):

@@ -6,7 +6,7 @@
 A claim counts while its owner lives (the lock) and moves (the file's time, renewed by a thread); what a dead or
 stopped owner claimed is free again. Who waits claims nothing, so no two can wait for each other. Claims save work and
 guard nothing: a chain that two draw all the same is one chain, since the same key gives the same chain. This module
-knows nothing of chains or engines.
+knows nothing of chains or engines; a key is 32 hex digits of anything.
 """
 
 from __future__ import annotations
@@ -83,9 +83,14 @@ class Claims:
         os.close(self._fd)
         self._fd = -1
 
-    def take(self, keys: Sequence[str], groups: Callable[[], Sequence[int]] | None = None) -> set[str]:
-        """Claim those of ``keys`` that nobody else claims. Only these are claimed from now on; where there are none,
-        we wait for all of them.
+    def take(
+        self,
+        keys: Sequence[str],
+        groups: Callable[[], Sequence[int]] | None = None,
+        most: int | None = None,
+    ) -> set[str]:
+        """Claim those of ``keys`` that nobody else claims (at ``most`` so many). Only these are claimed from now on;
+        where there are none, we wait for all of them.
 
         What others wait for is left to them as long as there is anything else; then an equal share of it is ours.
         groups: a number for each key, asked for only where somebody waits: whoever waits for one key of a group is
@@ -109,6 +114,7 @@ class Claims:
                     wanted = np.isin(of, of[wanted])
                 apart = places[~wanted[places]]
                 places = apart if len(apart) else places[: -(-len(places) // (1 + len(asked)))]
+            places = places[:most]
             mine = {keys[int(at)] for at in places}
             self._write(numbers[:, places], numbers if not mine else None)
             self._patience = time.monotonic() + (PATIENCE_SECONDS if asked else 0.0)

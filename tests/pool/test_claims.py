@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from fake_engine import ScriptedEngine
 
+from reasoning.errors import EngineError
 from reasoning.pool import Pool, claims
 from reasoning.records import Cost, Problem, Sampling, chain_key
 from reasoning.sampling import sample
@@ -126,6 +127,25 @@ def test_samplers_share_the_work(tmp_path, monkeypatch):
             replace(c, cost=Cost()) for c in alone.chains()
         ]
     assert sum(e.drawn for e in engines) < 1010, "what was in flight when work was given away"
+
+
+def test_what_one_drew_that_came_and_failed_is_not_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.3)
+    engines = [ScriptedEngine(seconds_per_chain=0.003), ScriptedEngine(fail_after=100)]
+
+    def come() -> None:
+        while not engines[0].drawn:
+            time.sleep(0.01)
+        with Pool.open(tmp_path) as pool, pytest.raises(EngineError):
+            sample(PROBLEMS, engines[1], pool, n=25, sampling=Sampling())
+
+    other = threading.Thread(target=come)
+    other.start()
+    with Pool.open(tmp_path) as pool:
+        report = sample(PROBLEMS, engines[0], pool, n=25, sampling=Sampling(), batch_chains=20)
+    other.join()
+    assert report.complete
+    assert report.drawn == 900
 
 
 def test_a_sampler_takes_over_from_one_that_died(tmp_path):
