@@ -260,7 +260,7 @@ def import_rows(
         changed = {key: v for key, v in table.items() if known.get(key) != v}
         pool.add_verdicts(name, changed, oracle=name == LABEL)
     if verifier is not None:
-        report.verified = verify(pool, verifier)
+        report.verified = verify(pool, verifier, again=False)
         if LABEL in read.verdicts:
             report.agreement = agreement(pool, verifier.name, keys=set(read.chains))
     return report
@@ -316,7 +316,7 @@ def _restore(
         raise UserError("No rows found.")
     report.problems, report.models = len(ids), sorted(models)
     if verifier is not None:
-        report.verified = verify(pool, verifier)
+        report.verified = verify(pool, verifier, again=False)
     return report
 
 

@@ -278,11 +278,15 @@ def verify(
     problem_ids: Collection[str] | None = None,
     phase: str = "verify",
     batch_chains: int = BATCH_CHAINS,
+    again: bool = True,
 ) -> VerifyReport:
     """Judge the chains that have no verdict by ``verifier`` yet, and store the verdicts.
 
     A verifier that is no oracle is never shown the reference. What a model-based verifier spends is reserved
     before (see `scoring_worst`) and charged to ``ledger``; what it cannot pay for stays without a verdict.
+
+    again: where the verifier itself had failed (`Verdict.failed`: its server was down, its sandbox missing), ask it
+    once more, and raise UserError as soon as it is not reached for a whole batch (what came before is stored).
     """
     ledger = ledger if ledger is not None else Ledger()
     progress = progress or Silent()
@@ -290,7 +294,7 @@ def verify(
     problems = pool.problems()
     chains = pool.chains(model, sampling, problem_ids)
     known = pool.verdicts(verifier.name)
-    todo = [c for c in chains if c.key not in known]
+    todo = [c for c in chains if c.key not in known or (again and known[c.key].failed)]
     report = VerifyReport(len(chains), len(chains) - len(todo))
     pool.add_verdicts(verifier.name, {}, oracle=verifier.oracle)
     while todo:
@@ -314,6 +318,8 @@ def verify(
             charge = held.prepare(cost, failed_tokens=unjudged(verdicts))
             pool.add_verdicts(verifier.name, judged, charges=[charge] if ledger.durable else [])
             held.commit(charge, stored=True)
+        if again:
+            refuse_failed(verifier, verdicts)
         todo = todo[len(attempts) :]
         report.judged += len(attempts)
         cut = [v for c, v in zip(batch, verdicts, strict=False) if c.truncated]
@@ -334,6 +340,16 @@ def scoring_worst(verifier: Verifier, attempts: Sequence[Attempt]) -> Cost:
     tell = getattr(verifier, "worst_case", None)
     tokens, flops = tell(attempts) if tell is not None else (0, 0.0)
     return Cost(scored_tokens=tokens, flops=flops)
+
+
+def refuse_failed(verifier: Verifier, verdicts: Sequence[Verdict]) -> None:
+    """Raise UserError where the verifier was not reached for any attempt of a batch: nor would it be for the next."""
+    if verdicts and all(v.missing and v.status == "infrastructure" for v in verdicts):
+        why = f"{verdicts[0].status}: {verdicts[0].reason or 'no reason given'}".rstrip(".")
+        raise UserError(
+            f"{verifier.name} could judge none of {len(verdicts)} chains ({why}). Mend that and run the same command "
+            "again: it goes on from what was judged before."
+        )
 
 
 def unjudged(verdicts: Sequence[Verdict]) -> int:

@@ -18,7 +18,7 @@ from reasoning.pool import Pool
 from reasoning.pool.claims import POLL_SECONDS, Claims
 from reasoning.progress import Progress, Silent
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling, digest
-from reasoning.sampling import attempt, budget_text, judge, scoring_worst, unjudged
+from reasoning.sampling import attempt, budget_text, judge, refuse_failed, scoring_worst, unjudged
 from reasoning.search.base import Answer, Candidate, Judge, Request, Search, Steps
 from reasoning.sharing import draw_claimed, take_turn
 from verifiers.base import Attempt, Verdict, Verifier
@@ -191,7 +191,8 @@ class _Run:
         known = self.pool.chains(self.engine.model, problem_ids=list(self.problems), continuations=True)
         self.chains = {c.key: c for c in known}
         if self.scorer is not None:
-            self.verdicts = self.pool.verdicts(self.scorer.name)
+            stored = self.pool.verdicts(self.scorer.name)
+            self.verdicts = {key: verdict for key, verdict in stored.items() if not verdict.failed}
             self.pool.add_verdicts(self.scorer.name, {}, oracle=self.scorer.oracle)
 
     def __enter__(self) -> _Run:
@@ -341,7 +342,8 @@ class _Run:
             if self._company:
                 pool.refresh()
                 stored = pool.verdicts(scorer.name)
-                self.verdicts.update((c.key, stored[c.key]) for c in lacking if c.key in stored)
+                known = [c.key for c in lacking if c.key in stored and not stored[c.key].failed]
+                self.verdicts.update((key, stored[key]) for key in known)
                 self._company = False
             free = [c for c in lacking if keys[c.key] in mine and c.key not in self.verdicts]
             if free:
@@ -383,6 +385,8 @@ class _Run:
                 charges = [charge] if self.ledger.durable else []
                 self.pool.add_verdicts(scorer.name, judged, charges=charges)
             held.commit(charge, stored=self.pool is not None)
+        if len(verdicts) > 1 or not self.verdicts:  # a single chain may be too long for a judge
+            refuse_failed(scorer, verdicts)
         self.verdicts.update(judged)
         return True
 
@@ -395,9 +399,8 @@ class _Run:
             return [Candidate(self.chains[k], self.answers[k]) for k in keys]
         keys = [c.chain.key for c in request.candidates]
         game.scored.update(dict.fromkeys(k for k in keys if k in self.verdicts))
-        scores = [self.verdicts[k].score if k in self.verdicts else None for k in keys]
-        game.short |= None in scores
-        return scores
+        game.short |= any(k not in self.verdicts for k in keys)
+        return [self.verdicts[k].score if k in self.verdicts else None for k in keys]
 
     def _extract(self, game: _Game, keys: Iterable[str]) -> None:
         """What each chain answers; None (it abstains) of one that was cut off, or that the purse is too short to

@@ -292,6 +292,44 @@ def test_verify_never_overshoots(tmp_path):
         assert verify(pool, Fair()).judged == 5
 
 
+class Away(Fair):
+    """Reached for the responses of ``reached`` alone, as a judge's server that goes down."""
+
+    def __init__(self, reached=lambda response: False):
+        super().__init__()
+        self.reached = reached
+
+    def verify(self, attempts):
+        fair = super().verify(attempts)
+        lost = Verdict(None, status="infrastructure", reason="the server answered 401")
+        return [v if self.reached(a.response) else lost for a, v in zip(attempts, fair, strict=True)]
+
+
+def test_a_verifier_that_is_away_is_not_asked_on_and_is_asked_again(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        sample(PROBLEMS, ScriptedEngine(), pool, n=2, sampling=S)
+        away = Away()
+        with pytest.raises(
+            UserError, match=r"none of 4 chains \(infrastructure: the server answered 401\)\. Mend"
+        ):
+            verify(pool, away, batch_chains=4)
+        assert len(away.seen) == 4
+        known = {c.text for c in pool.chains()[:3]}
+        partly = verify(pool, Away(known.__contains__))
+        assert (partly.present, partly.judged, partly.missing) == (0, 10, 7)
+        again = verify(pool, Fair())
+        assert (again.present, again.judged, again.missing) == (3, 7, 0)
+        assert not any(v.missing for v in pool.verdicts("fair").values())
+        assert verify(pool, Fair()).judged == 0
+
+
+def test_a_run_that_goes_on_keeps_what_failed_where_it_is_told_to(tmp_path):
+    with Pool.open(tmp_path) as pool:
+        sample(PROBLEMS, ScriptedEngine(), pool, n=2, sampling=S)
+        assert verify(pool, Away(), again=False).missing == 10
+        assert verify(pool, Fair(), again=False).judged == 0
+
+
 class Short(Fair):
     def verify(self, attempts):
         return super().verify(attempts)[1:]

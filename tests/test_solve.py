@@ -155,6 +155,43 @@ def test_votes_never_see_the_reference():
     assert solution.answer.votes == {"None": 3}
 
 
+class Away(Length):
+    """A scorer whose server is down; or, with ``but``, one that refuses the chains that hold this text."""
+
+    def __init__(self, but=None):
+        super().__init__()
+        self.but = but
+
+    def verify(self, attempts):
+        lost = Verdict(None, status="infrastructure", reason="nobody listens")
+        fair = super().verify(attempts)
+        return [
+            lost if self.but is None or self.but in a.response else v
+            for a, v in zip(attempts, fair, strict=True)
+        ]
+
+
+def test_a_scorer_that_is_away_ends_the_search_and_the_next_one_asks_it_again(tmp_path):
+    engine, best = ScriptedEngine(), open_search("best_of_n:n=6")
+    with Pool.open(tmp_path) as pool:
+        with pytest.raises(
+            UserError, match=r"length could judge none of 72 chains \(infrastructure: nobody list"
+        ):
+            solve(PROBLEMS, best, engine, Ledger(), pool, Away(), sampling=S)
+        scorer = Length()
+        found = solve(PROBLEMS, best, engine, Ledger(), pool, scorer, sampling=S)
+        assert (engine.drawn, scorer.judged) == (72, 72)
+        assert all(s.answer.chain for s in found)
+
+
+def test_a_chain_that_a_scorer_cannot_read_does_not_make_the_purse_look_short():
+    with_it = solve(PROBLEMS, open_search("best_of_n:n=6"), ScriptedEngine(), scorer=Length(), sampling=S)
+    text = with_it[0].answer.chain.text
+    found = solve(PROBLEMS, open_search("best_of_n:n=6"), ScriptedEngine(), scorer=Away(text), sampling=S)
+    assert found[0].answer.chain.text != text
+    assert not any(s.short for s in found)
+
+
 def test_a_missing_scorer_is_a_user_error():
     with pytest.raises(UserError, match="needs a scorer"):
         solve(PROBLEMS, open_search("best_of_n"), ScriptedEngine())

@@ -61,6 +61,12 @@ class Verdict:
         """True when there is no judgement at all (an infrastructure failure or an unusable reference)."""
         return self.score is None
 
+    @property
+    def failed(self) -> bool:
+        """True when the verifier was not reached or broke, so that nothing is known of the response and another try
+        may judge it. Not of a judge that answered out of form: it was paid, and would answer so again."""
+        return self.missing and self.status in ("infrastructure", "error")
+
 
 @runtime_checkable
 class Verifier(Protocol):

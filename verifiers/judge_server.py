@@ -2,7 +2,9 @@
 
 A server that is busy (429, 500, 502, 503, 529, no connection) is asked again, since that costs nothing. Whatever may
 have cost tokens (no answer in time, a broken connection, an answer that cannot be read) is not repeated and counted
-at its worst case, so that no more is spent than was foreseen. Follows no redirection: it would take the key along.
+at its worst case, so that no more is spent than was foreseen. Where nobody listens after all tries, or the key, the
+model or the address is refused, the rest of a call's chats is not sent. Follows no redirection: it would take the key
+along.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import random
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +29,9 @@ from verifiers.judge import Judge, Messages, NoReply, Reply, chat_tokens
 from verifiers.judging import most_tokens, shown
 
 _BUSY = {409, 425, 429, 500, 502, 503, 529}
+_FOR_ALL = {401: "give the key in the environment (OPENAI_API_KEY, or key_env=NAME)", 403: "the key may not do this",
+            404: "is model= one that the server offers, and does the address end in /v1?"}  # fmt: skip
+"""Refusals that every chat would get, and what mends them."""
 _MOST_BYTES = 16 << 20
 _LONGEST_WAIT = 60.0
 
@@ -62,8 +68,9 @@ class Server:
         self._opener = urllib.request.build_opener(_NoRedirection(), *direct)
 
     def __call__(self, chats: Sequence[Messages]) -> list[Reply | Exception]:
+        final: list[NoReply] = []  # what every further chat of this call would be told, once that is known
         with ThreadPoolExecutor(self.parallel) as threads:
-            return list(threads.map(self._one, chats))
+            return list(threads.map(lambda chat: self._one(chat, final), chats))
 
     def worst_case(self, chats: Sequence[Messages]) -> int:
         """The most tokens that completing ``chats`` can take."""
@@ -72,7 +79,7 @@ class Server:
     def _most(self, chat: Messages) -> int:
         return chat_tokens(chat, self.template_tokens) + self.max_tokens
 
-    def _one(self, messages: Messages) -> Reply | Exception:
+    def _one(self, messages: Messages, final: list[NoReply]) -> Reply | Exception:
         body: dict[str, Any] = {"model": self.model, "messages": messages, self.limit_field: self.max_tokens}
         if self.temperature >= 0:
             body["temperature"] = self.temperature
@@ -80,27 +87,37 @@ class Server:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        refused = False
         for tried in range(1, self.tries + 1):
+            if final:
+                return NoReply(str(final[0]))
             try:
                 raw = self._exchange(request)
                 return self._reply(raw, messages)
             except urllib.error.HTTPError as error:
                 with error:
-                    said = NoReply(f"{self.url} answered {error.code}: {self._said(error)}")
-                    wait = _retry_after(error.headers.get("retry-after"))
+                    mend = f" ({_FOR_ALL[error.code]})" if error.code in _FOR_ALL else ""
+                    said = NoReply(f"{self.url} answered {error.code}: {self._said(error).rstrip('.')}{mend}")
+                    wait, refused = _retry_after(error.headers.get("retry-after")), False
                 if error.code not in _BUSY or wait > _LONGEST_WAIT:
                     if error.code in (408, 504, 524):
                         said.tokens = self._most(messages)
+                    if error.code in _FOR_ALL:
+                        final.append(said)
                     return said
             except (OSError, HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 said, wait = NoReply(f"{self.url}: {shown(reason, 120) or type(reason).__name__}"), 0.0
-                if not isinstance(reason, ConnectionRefusedError):
+                refused = isinstance(reason, ConnectionRefusedError | socket.gaierror)  # nothing was sent
+                if not refused:
                     said.tokens = self._most(messages)
                     return said
             if tried < self.tries:
                 time.sleep(max(wait, min(30.0, self.backoff * 2 ** (tried - 1)) * random.uniform(0.5, 1)))
-        return NoReply(f"{said} ({self.tries} tries)")
+        gone = NoReply(f"{said} ({self.tries} tries)")
+        if refused:
+            final.append(gone)
+        return gone
 
     def _exchange(self, request: urllib.request.Request) -> bytes:
         until = time.monotonic() + self.seconds

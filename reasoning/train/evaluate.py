@@ -85,6 +85,7 @@ def evaluate(
             sampling=sampling,
             problem_ids=ids,
             phase="evaluate",
+            again=False,  # a run that goes on takes what it stored as it stands
         ).unaffordable
     if short:
         return None

@@ -218,6 +218,7 @@ class ModelSource:
                     model=self.engine.model,
                     problem_ids=ids,
                     phase="train",
+                    again=False,  # a run that goes on takes what it stored as it stands
                 ).unaffordable
         if short:
             return None

@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -172,6 +173,40 @@ def test_what_a_server_refuses_is_asked_once(status):
     assert "no, ***" in verdict.reason
     assert "key-123" not in verdict.reason
     assert len(server.bodies) == 1
+
+
+def test_what_every_chat_would_be_refused_for_is_asked_once_for_all():
+    def answer(handler, body, number):
+        return reply(handler, {"error": {"message": "no such key"}}, 401)
+
+    with JudgeServer(answer) as server:
+        verdicts = Judge(Server(server.url, "m", parallel=1)).verify(
+            [Attempt(response=str(i)) for i in range(9)]
+        )
+    assert len(server.bodies) == 1
+    assert {v.status for v in verdicts} == {"infrastructure"}
+    assert all("401: no such key (give the key in the environment" in v.reason for v in verdicts)
+
+
+def test_a_server_that_is_down_is_waited_for_once_and_not_for_each_chat():
+    with JudgeServer(lambda h, b, n: said("Score: 1")) as server:
+        url = server.url
+    judge = Judge(Server(url, "m", parallel=2, tries=3, backoff=0.2))
+    started = time.monotonic()
+    verdicts = judge.verify([Attempt(response=str(i)) for i in range(40)])
+    assert time.monotonic() - started < 3  # each on its own: 20 times 0.3 to 0.6 s
+    assert all(v.failed and v.scored_tokens == 0 and "(3 tries)" in v.reason for v in verdicts)
+
+
+def test_a_host_that_does_not_exist_costs_nothing(monkeypatch):
+    def nowhere(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    judge = Judge(Server("http://nowhere.invalid/v1", "m", tries=1))
+    (verdict,) = judge.verify([Attempt(response="x")])
+    assert (verdict.failed, verdict.scored_tokens) == (True, 0)
+    assert "Name or service not known" in verdict.reason
 
 
 def dribble(handler, body, number):
