@@ -91,7 +91,8 @@ def printable(text: str) -> str:
 
 
 class Line:
-    """One line that describes a running job: redrawn in place on a terminal, else printed now and then."""
+    """One line that describes a running job: redrawn in place on a terminal, else printed now and then; at the end,
+    also that of a ``with`` that an error or an interrupt leaves, how far it came."""
 
     def __init__(self, what: str, stream: TextIO | None = None):
         self.what = printable(what)
@@ -101,6 +102,13 @@ class Line:
         self.shown = self.started
         self.fields: dict[str, Any] = {}
         self.first_done: float | None = None
+        self.closed = False
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def update(self, **fields: Any) -> None:
         self.fields |= fields
@@ -135,6 +143,9 @@ class Line:
         return f"{self.what} {bar}" + "  ".join(parts)
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         now = time.monotonic()
         if self.live:
             self.stream.write("\r\x1b[2K")

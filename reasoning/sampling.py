@@ -33,7 +33,8 @@ class SampleReport:
     """What one call of `sample` did, in chains.
 
     wanted = present (there before) + drawn + unaffordable (the budget was too short) + unavailable (the
-    engine had no more, as a recorded pool has not) + failed (every attempt did). truncated: of the drawn ones.
+    engine had no more, as a recorded pool has not) + failed (every attempt did). Of the drawn ones: truncated, and
+    of these early, those that end below max_new_tokens, where the model's context is full.
     """
 
     wanted: int = 0
@@ -43,6 +44,7 @@ class SampleReport:
     unavailable: int = 0
     failed: int = 0
     truncated: int = 0
+    early: int = 0
     max_new_tokens: int = 0
     cost: Cost = field(default_factory=Cost)
 
@@ -58,10 +60,17 @@ class SampleReport:
     def warnings(self) -> list[str]:
         """Lines that a person should see; none when all is well."""
         lines = []
-        if self.truncation_rate > _TRUNCATION_WARNING:
+        many = _TRUNCATION_WARNING * self.drawn
+        if self.truncated > many and (late := self.truncated - self.early):
             lines.append(
-                f"{self.truncation_rate:.0%} of chains hit max_new_tokens={self.max_new_tokens}; their accuracy "
+                f"{late / self.drawn:.0%} of chains hit max_new_tokens={self.max_new_tokens}; their accuracy "
                 f"is a lower bound. Try --max-new-tokens {4 * self.max_new_tokens}."
+            )
+        if self.truncated > many and self.early:
+            lines.append(
+                f"{self.early / self.drawn:.0%} of chains were cut off before max_new_tokens={self.max_new_tokens}, "
+                "where the model's context (or a limit of its server) ends; their accuracy is a lower bound. A "
+                "longer context mends that (vLLM: max_model_len), or a shorter prompt."
             )
         if self.unaffordable:
             lines.append(f"The budget was spent: {self.unaffordable} of {self.wanted} chains were not drawn.")
@@ -115,7 +124,9 @@ def sample(
 
     def show(chains: Sequence[Chain]) -> None:
         report.drawn += len(chains)
-        report.truncated += sum(c.truncated for c in chains)
+        cut = [c for c in chains if c.truncated]
+        report.truncated += len(cut)
+        report.early += sum(0 < c.cost.output_tokens < sampling.max_new_tokens for c in cut)
         report.cost = drawer.total.cost
         progress.update(
             done=report.present + report.drawn,

@@ -26,6 +26,21 @@ def test_clock():
     assert (clock(41.9), clock(725), clock(3729)) == ("0:41", "12:05", "1:02:09")
 
 
+def test_a_line_that_an_error_leaves_says_how_far_it_came_once():
+    stream = io.StringIO()
+    line = Line("sample", stream)
+
+    def interrupted():
+        with line:
+            line.update(done=3, total=8)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    line.close()
+    assert stream.getvalue() == "sample 3/8  0:00\n"
+
+
 def test_plain_lines_come_every_ten_seconds_and_once_at_the_end(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

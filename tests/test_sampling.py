@@ -137,6 +137,26 @@ def test_truncation_is_reported(tmp_path):
         assert f"{report.truncation_rate:.0%} of chains hit max_new_tokens=6" in report.warnings[0]
 
 
+class Narrow(ScriptedEngine):
+    """Its context is full after 7 tokens."""
+
+    def generate(self, draws):
+        for chain in super().generate(draws):
+            full = replace(chain.cost, output_tokens=7)
+            yield replace(chain, finish_reason="length", cost=full)
+
+
+def test_what_the_context_cut_is_not_blamed_on_the_limit(tmp_path):
+    with Pool.open(tmp_path / "early") as pool:
+        report = sample(PROBLEMS, Narrow(), pool, n=2, sampling=S)
+        (said,) = report.warnings
+    assert "100% of chains were cut off before max_new_tokens=32, where the model's context" in said
+    assert "--max-new-tokens" not in said
+    with Pool.open(tmp_path / "late") as pool:
+        (said,) = sample(PROBLEMS, Narrow(), pool, n=2, sampling=replace(S, max_new_tokens=7)).warnings
+    assert said.endswith("Try --max-new-tokens 28.")
+
+
 def test_an_engine_failure_keeps_what_has_arrived(tmp_path):
     with Pool.open(tmp_path) as pool:
         ledger = Ledger()

@@ -122,7 +122,28 @@ def test_prices_from_the_runs_own_table_and_what_has_none(run, capsys):
     assert (shown["currency"], shown["unpriced_rows"]) == ("EUR", 1)
     _, out, _ = show(capsys, run, "--cost")
     assert "EUR" in out.splitlines()[1].split()
-    assert "Charges without a price, since the table lacks their model: 1." in out
+    assert "Charges without a price, since the table lacks their model (best_of_n): 1." in out
+
+
+def test_a_table_that_has_none_of_the_models_says_which(tmp_path, capsys):
+    with Ledger(path=tmp_path) as ledger:
+        ledger.charge(Cost(3, 0, 4, 0, 5.0, 0.5), 1, phase="sample", strategy="s", model="tiny@host:1")
+    (tmp_path / "prices.toml").write_text("[models.other]\ninput = 1.0\n")
+    _, out, _ = show(capsys, tmp_path, "--cost")
+    assert "Charges without a price, since the table lacks their model (tiny): 1." in out
+
+
+def test_money_has_two_digits():
+    from reasoning.cli.purse import in_money
+
+    assert [in_money(v) for v in (0, 0.003, 0.0031, 0.5, 1, 12.4)] == [
+        "0.00",
+        "0.0030",
+        "0.0031",
+        "0.50",
+        "1.00",
+        "12.40",
+    ]
 
 
 def test_json_of_the_contents(run, capsys):

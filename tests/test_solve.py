@@ -186,8 +186,10 @@ def test_a_scorer_that_is_away_ends_the_search_and_the_next_one_asks_it_again(tm
 
 def test_a_chain_that_a_scorer_cannot_read_does_not_make_the_purse_look_short():
     with_it = solve(PROBLEMS, open_search("best_of_n:n=6"), ScriptedEngine(), scorer=Length(), sampling=S)
+    assert with_it[0].answer.chain is not None
     text = with_it[0].answer.chain.text
     found = solve(PROBLEMS, open_search("best_of_n:n=6"), ScriptedEngine(), scorer=Away(text), sampling=S)
+    assert found[0].answer.chain is not None
     assert found[0].answer.chain.text != text
     assert not any(s.short for s in found)
 

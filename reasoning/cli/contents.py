@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning.budget import Budget, Charge, Ledger
-from reasoning.cli.purse import PRICES, look_at_ledger
+from reasoning.cli.purse import PRICES, in_money, look_at_ledger
 from reasoning.cli.show import note, say
 from reasoning.cli.training import compare_training, show_training
 from reasoning.errors import UserError
@@ -180,13 +180,14 @@ def costs(folder: Path, prices: Prices | None) -> dict[str, Any]:
     if ledger is None:
         raise UserError(f"{folder} has no ledger, and its pool no charges: nothing was spent there yet.")
     rows = [row_of(charge) for charge in ledger.totals(("phase", "strategy")).values()]
-    unpriced = sum(c.price is None and not c.empty for c in ledger.charges)
+    unpriced = [c.model or c.strategy for c in ledger.charges if c.price is None and not c.empty]
     return {
         "run": str(folder),
         "rows": rows,
         "total": row_of(ledger.spent),
         "currency": ledger.spent.currency,
-        "unpriced_rows": unpriced,
+        "unpriced_rows": len(unpriced),
+        "unpriced_models": sorted({m.partition("@")[0] for m in unpriced}) if prices is not None else [],
         "budgets": budgets(folder, ledger, prices),
     }
 
@@ -251,8 +252,12 @@ def print_costs(shown: dict[str, Any]) -> None:
     wasted = [name for name in ("discarded", "cancelled", "failed") if total[f"{name}_tokens"]]
     if wasted:
         say(f"Counted in prompt, output or scored, too: {', '.join(wasted)}.")
-    if shown["unpriced_rows"] and shown["currency"]:
-        say(f"Charges without a price, since the table lacks their model: {shown['unpriced_rows']}.")
+    if shown["unpriced_rows"] and (shown["currency"] or shown["unpriced_models"]):
+        models = ", ".join(shown["unpriced_models"])
+        say(
+            f"Charges without a price, since the table lacks their model{f' ({models})' if models else ''}: "
+            f"{shown['unpriced_rows']}."
+        )
     for budget in shown["budgets"]:
         left = ", ".join(
             f"{amount(n, budget['left'][n])} of {amount(n, limit)} {shown['currency'] if n == 'price' else n}"
@@ -269,7 +274,7 @@ def amount(key: str, value: float) -> str:
     if key == "seconds":
         return length(value)
     if key == "price":
-        return f"{value:.2f}" if value >= 0.995 or value == 0 else f"{value:.2g}"
+        return in_money(value)
     return human(value)
 
 

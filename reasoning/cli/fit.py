@@ -27,8 +27,8 @@ __all__ = ["FitOptions", "run"]
 def run(options: FitOptions) -> int:
     line = Line("fit")
     look_at_ledger(Path(options.run))
-    measured = fit(options, line, log=line.say)
-    line.close()
+    with line:
+        measured = fit(options, line, log=line.say)
     kept = measured["compared"][measured["kept"]]
     others = [f"{k} {v['auc']:.3f}" for k, v in measured["compared"].items() if k != measured["kept"]]
     against = f" (against {', '.join(others)})" if others else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
+from reasoning.charges import Charge
 from reasoning.cli.show import note
 from reasoning.drawing import catch_up
 from reasoning.pool import Pool
@@ -36,6 +37,19 @@ def open_ledger(
     for text in ledger.notes:
         note(text)
     return ledger
+
+
+def in_money(value: float) -> str:
+    """A sum of money, in two digits at least: "12.40", "0.0030"."""
+    return f"{value:.2f}" if value == 0 or value >= 0.995 else f"{value:#.2g}"
+
+
+def money(ledger: Ledger, before: Charge) -> str:
+    """ "0.0031 EUR": what was spent since the sum was ``before``; "" without a price table, or where it has no model
+    of this run's."""
+    if ledger.prices is None or ledger.spent.price is None:
+        return ""
+    return f"{in_money(ledger.spent.price - (before.price or 0.0))} {ledger.prices.currency}"
 
 
 def look_at_ledger(folder: Path, prices: Prices | None = None, pool: Pool | None = None) -> Ledger | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from reasoning.budget import Ledger
 from reasoning.cli.asking import Asking, problems_of, warnings
-from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
+from reasoning.cli.purse import BUDGET, PRICES, in_money, money, open_ledger, terms
 from reasoning.cli.show import note, say
 from reasoning.cluster import CLUSTER
 from reasoning.engines.ray import engine_on
@@ -67,26 +67,30 @@ def run(options: SampleOptions) -> int:
     for text in warnings(options, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"sample {engine.model.partition('@')[0]}")
-    with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
-        told = len(pool.notes)
+    with line, Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
+        noted = len(pool.notes)
         for text in pool.notes:
             note(text)
         write_run(folder, "sample", asdict(options))
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
         refuse_spent(ledger, folder)
+        before = ledger.spent
         report = sample(
             problems, engine, pool, ledger, options.n, sampling, progress=line, strategy=engine.model
         )
         line.close()
-        for text in pool.notes[told:]:
+        paid = money(ledger, before)
+        for text in pool.notes[noted:]:
             note(text)
     engine.close()
     for text in [*getattr(engine, "notes", ()), *report.warnings]:
         note(text)
+    flops = f"{human(report.cost.flops)} FLOPs" if engine.shape is not None else ""
+    told = [f"{human(report.cost.tokens)} tokens", flops, paid, f"{report.cost.seconds:.1f} s"]
     say(
         f"{folder}  {engine.model}  {report.present + report.drawn}/{report.wanted} chains ({report.present} were "
-        f"there)  {human(report.cost.tokens)} tokens  {human(report.cost.flops)} FLOPs  {report.cost.seconds:.1f} s"
+        f"there)  {'  '.join(filter(None, told))}"
     )
     note(f"Next:  reasoning verify {options.run} --verifier {verifier_of(options.task)}")
     return 0
@@ -125,9 +129,14 @@ def refuse_spent(ledger: Ledger, folder: Path) -> None:
     left = ledger.left()
     gone = [name for name in LIMITS if getattr(left, name) <= 0]
     if gone:
+        spent = ledger.used()[gone[0]]
+        if gone[0] == "price" and ledger.prices is not None:
+            said = f"{in_money(spent)} {ledger.prices.currency}"
+        else:
+            said = f"{human(spent)} {gone[0]}"
         raise BudgetError(
-            f"The budget {ledger.budget} is that of the whole run, and {folder} has spent its {gone[0]} before "
-            f"({human(ledger.spent.cost.tokens)} tokens so far). Raise it, or use another run folder."
+            f"The budget {ledger.budget} is that of the whole run, and {folder} has spent {said} before. Raise it, "
+            "or use another run folder."
         )
 
 

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from reasoning.budget import Ledger
+from reasoning.charges import Charge
 from reasoning.cli.asking import Asking, problems_of, warnings
-from reasoning.cli.purse import BUDGET, PRICES, open_ledger, terms
+from reasoning.cli.purse import BUDGET, PRICES, money, open_ledger, terms
 from reasoning.cli.sample import refuse_spent, register_model, sampling_from
 from reasoning.cli.show import note, say
 from reasoning.cluster import CLUSTER
@@ -81,14 +83,13 @@ def run(options: SearchOptions) -> int:
     for text in warnings(options, getattr(engine, "tokenizer", None), problems, sampling):
         note(text)
     line = Line(f"search {search.name}")
-    with Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
+    with line, Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
         register_model(pool, engine, options.engine)
         write_run(folder, "search", asdict(options))
         before = ledger.spent
         refuse_spent(ledger, folder)
         solutions = solve(problems, search, engine, ledger, pool, scorer, judge, sampling, progress=line)
-        paid = ledger.spent.cost.flops - before.cost.flops
-    line.close()
+        paid = [text for text in (flops_of(engine, ledger, before), money(ledger, before)) if text]
     engine.close()
     for text in getattr(engine, "notes", ()):
         note(text)
@@ -169,15 +170,23 @@ def stored(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def show(strategy: str, solutions: Sequence[Solution], right: Sequence[bool], paid: float) -> None:
+def flops_of(engine: Any, ledger: Ledger, before: Charge) -> str:
+    """ "24G FLOPs" that were spent since ``before``; "" of a server's model, whose FLOPs are not known."""
+    flops = ledger.spent.cost.flops - before.cost.flops
+    return f"{human(flops)} FLOPs" if flops or engine.shape is not None else ""
+
+
+def show(strategy: str, solutions: Sequence[Solution], right: Sequence[bool], paid: Sequence[str]) -> None:
+    """One line on ``solutions``. paid: what was drawn and scored now, in FLOPs and money, where that is known."""
     interval = wilson(sum(right), len(right))
     samples = np.mean([s.samples for s in solutions])
     tokens = np.mean([s.cost.output_tokens for s in solutions])
-    flops = np.mean([s.cost.flops for s in solutions])
+    flops = float(np.mean([s.cost.flops for s in solutions]))
+    each = f", {human(flops)} FLOPs" if any(text.endswith("FLOPs") for text in paid) else ""
+    now = f"  (drawn and scored now: {', '.join(paid)})" if paid else ""
     say(
         f"{strategy}  accuracy {np.mean(right):.1%} [{interval.low:.1%}, {interval.high:.1%}]  "
-        f"{len(right)} problems  {samples:.1f} samples, {human(float(tokens))} tokens, "
-        f"{human(float(flops))} FLOPs a problem  (drawn and scored now: {human(paid)} FLOPs)"
+        f"{len(right)} problems  {samples:.1f} samples, {human(float(tokens))} tokens{each} a problem{now}"
     )
     short = sum(s.short for s in solutions)
     if short:

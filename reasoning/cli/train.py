@@ -37,8 +37,8 @@ __all__ = ["TrainOptions", "run"]
 def run(options: TrainOptions) -> int:
     line = Line(f"train {options.objective}")
     look_at_ledger(Path(options.run))
-    result = train(options, line, log=line.say)
-    line.close()
+    with line:
+        result = train(options, line, log=line.say)
     if not read_environment()[0].first:
         return 0  # one of several processes says how it ended
     if result.finished_before and result.summary.get("stopped") == "budget":

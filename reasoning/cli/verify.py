@@ -68,12 +68,11 @@ def run(options: VerifyOptions) -> int:
         raise UserError("--out goes with a JSONL file: the verdicts on a run's chains are kept in its pool.")
     line = Line(f"verify {options.verifier}")
     budget, prices = terms(folder, options.budget, options.prices)
-    with Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices, pool) as ledger:
+    with line, Pool.open(folder, create=False) as pool, open_ledger(folder, budget, prices, pool) as ledger:
         if fit := fitting_flops(verifier):
             pool.add_model(verifier.name, {"verifier": True, "training": {"flops": fit}})
         report = verify(pool, verifier, progress=line, ledger=ledger)
         example = an_unjudged(pool.verdicts(verifier.name)) if report.missing else ""
-    line.close()
     write_run(folder, "verify", asdict(options))
     if report.judged and report.missing == report.judged:
         raise UserError(

@@ -226,7 +226,10 @@ class Server:
             self._heed(error.response.headers)
             raise self._refusal(error) from None
         except openai.APIConnectionError as error:
-            why = shown(error.__cause__ or error, 160)
+            cause = error.__cause__ or error
+            why = (
+                shown(cause, 160) or type(cause).__name__
+            )  # httpx says nothing of a connection that was reset
             if _causes(error) & {"ConnectError"}:
                 raise Failure(f"nothing answers there ({why})", again=True) from None
             raise Failure(f"the connection broke off ({why})", lost=True) from None
@@ -234,7 +237,7 @@ class Server:
             # While a body is read, errors are those of the client's own transport, whose package changed its name.
             if not _causes(error) & {"HTTPError", "StreamError"}:
                 raise
-            said = f"the connection broke off ({self.blot(error, 160)})"
+            said = f"the connection broke off ({self.blot(error, 160) or type(error).__name__})"
             raise Failure(said, lost=True) from None
 
     def _refusal(self, error: Any) -> Failure:
