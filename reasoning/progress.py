@@ -107,7 +107,9 @@ class Line:
     def __enter__(self) -> Line:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None and self.fields.get("done", 0) == (self.first_done or 0):
+            self.fields = {}  # nothing was done yet: the error alone tells it
         self.close()
 
     def update(self, **fields: Any) -> None:

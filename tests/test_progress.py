@@ -30,15 +30,19 @@ def test_a_line_that_an_error_leaves_says_how_far_it_came_once():
     stream = io.StringIO()
     line = Line("sample", stream)
 
-    def interrupted():
+    def interrupted(line, *done):
         with line:
-            line.update(done=3, total=8)
+            for count in done:
+                line.update(done=count, total=8)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        interrupted(line, 2, 3)
     line.close()
     assert stream.getvalue() == "sample 3/8  0:00\n"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(Line("verify", stream), 2)
+    assert stream.getvalue() == "sample 3/8  0:00\n", "what had not begun has nothing to tell"
 
 
 def test_plain_lines_come_every_ten_seconds_and_once_at_the_end(monkeypatch):
