@@ -34,7 +34,7 @@ MARKS = ("⟦", "⟧")
 _INSTRUCT = re.compile(
     r"(?i)(?:^|[-_/. ])(?:instruct|chat|it|thinking|think|assistant|rlhf|dpo|r1)(?:$|[-_/. ])"
 )
-_QUESTION = "PREFLIGHT-QUESTION"
+_QUESTION, _ANSWER = "PREFLIGHT-QUESTION", "PREFLIGHT-ANSWER"
 _LOOKED_AT = 16
 
 
@@ -245,19 +245,32 @@ def _on_chat(tokens: Tokens, problem: Problem) -> Iterable[Finding]:
         )
         messages = folded(messages)
     text, without = apply(tokenizer, messages, options), apply(tokenizer, messages, options, False)
-    yield from _on_answer_start(text, without, prefill)
-    yield from _on_shown(messages, text)
-    yield from _on_template(tokenizer, messages, options, text)
-
-
-def _on_answer_start(text: str, without: str, prefill: str) -> Iterable[Finding]:
-    if text == without:
+    if text == without and not _at_the_answer(tokenizer, messages, options, text):
         yield Finding(
             "warning",
             "The chat template adds no generation prompt: the model is not told that it is its turn, and may go on "
             "writing the user's.",
         )
-    start = text[len(without) :] if text.startswith(without) else text[-200:]
+    yield from _on_answer_start(text, without, prefill)
+    yield from _on_shown(messages, text)
+    yield from _on_template(tokenizer, messages, options, text)
+
+
+def _at_the_answer(
+    tokenizer: Any, messages: Sequence[Message], options: dict[str, Any], text: str
+) -> bool:
+    """Whether a template that knows no generation prompt ends where an answer begins all the same: the end of the
+    user's turn says it (Mistral's), or it always writes what begins the model's."""
+    answered = [*messages, {"role": "assistant", "content": _ANSWER}]
+    try:
+        head, found, _ = apply(tokenizer, answered, options, False).partition(_ANSWER)
+    except UserError:
+        return False
+    return bool(found) and text.startswith(head.rstrip())
+
+
+def _on_answer_start(text: str, without: str, prefill: str) -> Iterable[Finding]:
+    start = text[len(without) :] if text.startswith(without) and text != without else text[-200:]
     opened = re.search(r"<(think\w*|reasoning)>\s*$", start)
     if opened and re.match(rf"\s*<{opened[1]}>", prefill):
         yield Finding(

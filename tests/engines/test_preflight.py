@@ -86,8 +86,17 @@ def test_double_and_missing_begin_of_sequence():
 
 
 def test_a_template_without_generation_prompt():
-    assert [line for line in said(tokens(BRACKETS)) if "no generation prompt" in line]
+    silent = HEADERS.partition("{% if add_generation_prompt")[0]
+    assert [line for line in said(tokens(silent)) if "no generation prompt" in line]
     assert not [line for line in said(tokens(HEADERS)) if "generation prompt" in line]
+    assert not [line for line in said(tokens(BRACKETS)) if "generation prompt" in line], "[/INST] tells it"
+
+
+def test_a_template_that_always_begins_the_answer():
+    always = HEADERS.replace("{% if add_generation_prompt %}", "").replace("{% endif %}", "<think>\n")
+    found = said(tokens(always))
+    assert not [line for line in found if "generation prompt" in line]
+    assert [line for line in found if line.startswith("note: The chat template has opened <think>")]
 
 
 def test_thinking_tags():
