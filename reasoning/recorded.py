@@ -37,7 +37,7 @@ from reasoning.pool.admission import as_float, is_count, short
 from reasoning.pool.export import dataset_rows, is_plain, noun_of
 from reasoning.records import Chain, Problem, Sampling, chain_key
 from reasoning.sampling import VerifyReport, verify
-from reasoning.tasks.rows import READERS, read_jsonl, read_rows, text_of
+from reasoning.tasks.rows import LIKELY, READERS, read_jsonl, read_rows, text_of
 from verifiers.base import Attempt, Verdict, Verifier
 
 RECORDED = "recorded:"
@@ -129,8 +129,7 @@ def column_paths(row: Mapping[str, Any], prefix: str = "", depth: int = 3) -> li
 
 
 _LIKELY: Mapping[str, tuple[str, ...]] = {
-    "question": ("question", "problem", "prompt", "input", "query", "instruction"),
-    "answer": ("answer", "reference", "gt", "gold", "target", "expected_answer", "ground_truth", "label"),
+    **LIKELY,
     "response": ("response", "responses", "output", "outputs", "completion", "completions", "generation",
                  "generations", "prediction", "predictions", "text", "samples"),
 }  # fmt: skip

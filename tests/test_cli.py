@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -302,6 +303,26 @@ def test_sampling_again_draws_nothing_and_more_draws_the_rest(run, model, capsys
     assert "12/12 chains (12 were there)" in capsys.readouterr().out
     assert main(sample(run, model, "-n", "6")) == 0
     assert "18/18 chains (12 were there)" in capsys.readouterr().out
+
+
+def test_a_file_of_problems_is_shown_by_its_columns(tmp_path, capsys):
+    path = tmp_path / "my.csv"
+    path.write_text("problem,gold,note\nZoë has 2 and gets 3.,5,x\n", encoding="utf-8")
+    assert main(["tasks", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[1:] == ["  problem  Zoë has 2 and gets 3.", "  gold     5", "  note     x"]
+    command = shown.err.partition("Next:  reasoning ")[2].partition("    ")[0]
+    assert main(shlex.split(command)) == 0
+    assert "Zoë has 2 and gets 3." in capsys.readouterr().out
+    assert main(["tasks", str(tmp_path / "no.csv")]) == 2
+
+
+def test_an_export_makes_its_folder(run, tmp_path, capsys):
+    to = tmp_path / "new" / "folder" / "chains.parquet"
+    assert main(["pool", "export", str(run), "--to", str(to)]) == 0
+    assert to.is_file()
+    assert main(["pool", "export", str(run), "--to", str(tmp_path / "chains.csv")]) == 2
+    assert "--format csv" in capsys.readouterr().err
 
 
 def test_a_budget_is_kept_and_said(tmp_path, model, capsys):

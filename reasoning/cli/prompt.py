@@ -50,11 +50,12 @@ def run(options: PromptOptions) -> int:
             say("\n".join(f"[{m['role']}]\n{m['content']}" for m in messages))
         else:
             say(problem.prompt)
-        note(
-            ""
-            if options.engine
-            else "--engine says which model's tokenizer and chat template to show it with."
-        )
+        if options.engine.startswith("openai:"):
+            note(
+                "The server makes its own prompt of this: name its model's tokenizer (tokenizer=FOLDER) to see it."
+            )
+        elif not options.engine:
+            note("--engine says which model's tokenizer and chat template to show it with.")
         found = []
     else:
         found = look(tokens, problems, sampling)

@@ -14,8 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from reasoning.engines import ENGINES
 from reasoning.engines.tokens import Tokens, check_source, folder_name
-from reasoning.errors import UserError
+from reasoning.errors import UserError, unknown
 from reasoning.hub import hub_or_cache, reason
 from reasoning.records import Problem, Sampling
 from reasoning.spec import Spec, is_user_code, parse_spec
@@ -55,6 +56,8 @@ def open_tokens(spec: str, tokenizer: Any = None) -> Tokens | None:
     if is_user_code(spec):
         return None
     parsed = Spec(spec, "transformers", spec) if Path(spec).is_dir() else parse_spec(spec)
+    if parsed.name not in ENGINES:
+        raise unknown("engine", parsed.name, ENGINES)
     source, chat = parsed.argument, parsed.options.get("chat", "auto")
     limit = 0
     if parsed.name == "openai":
@@ -256,9 +259,7 @@ def _on_chat(tokens: Tokens, problem: Problem) -> Iterable[Finding]:
     yield from _on_template(tokenizer, messages, options, text)
 
 
-def _at_the_answer(
-    tokenizer: Any, messages: Sequence[Message], options: dict[str, Any], text: str
-) -> bool:
+def _at_the_answer(tokenizer: Any, messages: Sequence[Message], options: dict[str, Any], text: str) -> bool:
     """Whether a template that knows no generation prompt ends where an answer begins all the same: the end of the
     user's turn says it (Mistral's), or it always writes what begins the model's."""
     answered = [*messages, {"role": "assistant", "content": _ANSWER}]

@@ -204,6 +204,8 @@ def _write(target: Path, schema: pa.Schema, batches: Iterable[pa.Table]) -> None
     if partial.is_dir():  # left by an export that was killed; a file of that name is written over
         shutil.rmtree(partial)
     try:
+        if target.suffix in (".jsonl", ".parquet", ""):
+            target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == ".jsonl":
             with partial.open("w", encoding="utf-8") as f:
                 for table in batches:
@@ -217,7 +219,8 @@ def _write(target: Path, schema: pa.Schema, batches: Iterable[pa.Table]) -> None
                 _sync(f)
         elif target.suffix:
             raise UserError(
-                f"{target}: name a file that ends in .jsonl or .parquet, or a folder for a data set."
+                f"{target}: name a file that ends in .jsonl or .parquet, or a folder for a data set. (Columns of "
+                'your choice as CSV:  reasoning pool query RUN "select ..." --format csv)'
             )
         else:
             _write_dataset(partial, schema, batches)

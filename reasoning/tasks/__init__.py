@@ -152,7 +152,7 @@ def load_problems(
         given["shuffle"], shuffled = str(seed), False
     found: dict[str, Problem] = {}
     rows = 0
-    for problem in task.stream(split, **given):
+    for problem in task.stream(split, say, **given):
         rows += 1
         found.setdefault(problem.id, problem)
         if not shuffled and len(found) == limit:
@@ -162,8 +162,8 @@ def load_problems(
         raise UserError(f"{spec!r} holds no problem.")
     if rows > len(found):
         say(
-            f"{spec}: {rows - len(found)} of {rows} problems are others once more (same prompt, same answer) and "
-            f"left out; {len(found)} are different."
+            f"{spec}: {rows - len(found)} of {rows} problems repeat others (same prompt, same answer) and are left "
+            f"out; {len(found)} remain."
         )
     if shuffled:
         random.Random(seed).shuffle(problems)

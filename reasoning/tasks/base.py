@@ -78,6 +78,7 @@ class Task:
     columns: its problems are rows with columns; an option that is not among ``options`` filters by the column of that
         name, and ``problems`` gets these as ``where``, column -> wanted text.
     details: what a person may want to know, for listings: "hub", "columns", "paper", ...
+    tells: ``problems`` gets ``say`` too, which is called with lines that a person should see.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Task:
     examples: Callable[..., list[Demonstration]] | None = None
     columns: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
+    tells: bool = False
 
     def load(self, split: str = "", /, **options: Any) -> list[Problem]:
         """The problems of a split. Option values may be text, as they come from a spec.
@@ -100,13 +102,15 @@ class Task:
         """
         return list(self.stream(split, **options))
 
-    def stream(self, split: str = "", /, **options: Any) -> Iterator[Problem]:
-        """`load`, one problem after the other: of a file or a hub no more is read than is taken."""
-        if not self.columns:
-            return iter(self.problems(self._split(split), **resolve(self.name, self.options, options)))
-        where = {key: str(options.pop(key)) for key in list(options) if key not in self.options}
-        resolved = resolve(self.name, self.options, options)
-        return iter(self.problems(self._split(split), where=where, **resolved))
+    def stream(
+        self, split: str = "", say: Callable[[str], None] = lambda text: None, /, **options: Any
+    ) -> Iterator[Problem]:
+        """`load`, one problem after the other: of a file or a hub no more is read than is taken. say: gets what a
+        person should know of the rows."""
+        more: dict[str, Any] = {"say": say} if self.tells else {}
+        if self.columns:
+            more["where"] = {key: str(options.pop(key)) for key in list(options) if key not in self.options}
+        return iter(self.problems(self._split(split), **more, **resolve(self.name, self.options, options)))
 
     def worked(self, n: int, seed: int = 0, /, **options: Any) -> list[Demonstration]:
         """``n`` worked examples of the task's own or more, as few as there are, none where it has none."""

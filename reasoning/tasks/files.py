@@ -10,7 +10,7 @@ Knows no benchmark by name. A prompt column may hold a conversation ([{"role": .
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from reasoning.tasks.rows import (
     Row,
     column,
     kept,
+    likely,
     paths,
     plain,
     read_jsonl,
@@ -46,18 +47,43 @@ MAPPING = {
     "difficulty": "",
     "template": "boxed",
     "name": "",
+    "broken": "stop",
 }
 """Options that name columns, and how a row becomes a problem. ``prompt`` and ``reference`` are other names for
-``question`` and ``answer``."""
+``question`` and ``answer``. ``broken``: whether a row that cannot be used stops, or is left out ("skip")."""
 
 
-NAMED = "; say which:  FILE:question=COLUMN,answer=COLUMN"
+class Unusable:
+    """What happens to rows that cannot be used: the first stops, or with ``skip`` they are counted."""
+
+    def __init__(self, broken: str, name: str):
+        if broken not in ("stop", "skip"):
+            raise unknown("value of broken", broken, ("stop", "skip"))
+        self.skip, self.name, self.used = broken == "skip", name, 0
+        self.found: list[UserError] = []
+
+    def __call__(self, error: UserError) -> None:
+        self.found.append(error)
+        if not self.skip:
+            hint = "  (broken=skip leaves such rows out)" if self.used else ""
+            raise UserError(f"{error}{hint}") from error
+
+    def told(self) -> str:
+        """One line on what was left out; "" where that is nothing."""
+        if not self.found:
+            return ""
+        count = len(self.found)
+        some = " ".join(str(error) for error in self.found[:3])
+        rest = f" and {count - 3} more" if count > 3 else ""
+        return f"{self.name}: {count} rows cannot be used and are left out: {some}{rest}"
 
 
 def mapped(
-    rows: Iterable[Placed],
+    rows: Callable[[Unusable], Iterable[Placed]],
     where: Mapping[str, str],
     *,
+    say: Callable[[str], None],
+    broken: str,
     question: str,
     answer: str,
     prompt: str,
@@ -66,26 +92,41 @@ def mapped(
     template: str,
     name: str,
 ) -> Iterator[Problem]:
-    """One problem a row that passes the filters ``where``."""
+    """One problem a row that passes the filters ``where``. rows: read, given what is told of broken ones."""
     for first, second, default in ((question, prompt, "question"), (answer, reference, "answer")):
         if second and first != default:
             raise UserError(
                 f"{name}: {first!r} and {second!r} are both given as the column of the {default}."
             )
     question, answer = prompt or question, reference or answer
-    for place, row in rows:
-        check_filters(row, where, MAPPING, name)
-        if kept(row, where, place):
-            yield problem_of(row, place, question, answer, difficulty, template, name)
+    unusable = Unusable(broken, name)
+    try:
+        for place, row in rows(unusable):
+            try:
+                check_filters(row, where, MAPPING, name)
+                if not kept(row, where, place):
+                    continue
+                problem = problem_of(row, place, question, answer, difficulty, template, name)
+            except UserError as error:
+                unusable(error)
+                continue
+            unusable.used += 1
+            yield problem
+        if unusable.found and not unusable.used:
+            raise UserError(f"{name}: none of {len(unusable.found)} rows can be used. {unusable.found[0]}")
+    finally:  # also where no more was asked for
+        if unusable.skip and unusable.used and (told := unusable.told()):
+            say(told)
 
 
 def problem_of(
     row: Row, place: str, question: str, answer: str, difficulty: str, template: str, name: str
 ) -> Problem:
-    asked = column(row, question, place, NAMED)
-    reference = column(row, answer, place, NAMED)
-    if reference is None:
-        raise UserError(f"{place}: column {answer!r} is empty.")
+    hint = f"; say which:  FILE:{likely(row)}"
+    asked = column(row, question, place, hint)
+    reference = column(row, answer, place, hint)
+    if reference is None or reference != reference or (isinstance(reference, str) and not reference.strip()):
+        raise UserError(f"{place}: column {answer!r} is empty.")  # NaN is how some libraries write that
     reference = plain(reference)
     reference = reference if isinstance(reference, str | list | dict) else json.dumps(reference)
     metadata: dict[str, Any] = {}
@@ -107,25 +148,41 @@ def check_filters(row: Row, where: Mapping[str, str], options: Mapping[str, Any]
 
 
 def file_problems(
-    path: str, where: Mapping[str, str], verifier: str, name: str, **columns: Any
+    path: str,
+    where: Mapping[str, str],
+    say: Callable[[str], None],
+    verifier: str,
+    name: str,
+    **columns: Any,
 ) -> Iterator[Problem]:
     if not path:
         raise UserError("file needs a path: write file:path/to/file.jsonl:prompt=COLUMN,reference=COLUMN")
-    yield from mapped(read_rows(path), where, name=name or Path(path).stem, **columns)
+    yield from mapped(
+        lambda broken: read_rows(path, broken), where, name=name or Path(path).stem, say=say, **columns
+    )
 
 
 def jsonl_problems(
-    path: str, where: Mapping[str, str], verifier: str, name: str, **columns: Any
+    path: str,
+    where: Mapping[str, str],
+    say: Callable[[str], None],
+    verifier: str,
+    name: str,
+    **columns: Any,
 ) -> Iterator[Problem]:
     if not path:
         raise UserError("jsonl needs a file: write jsonl:path/to/file.jsonl:question=COLUMN,answer=COLUMN")
-    rows = ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
-    yield from mapped(rows, where, name=name or Path(path).stem, **columns)
+
+    def rows(broken: Unusable) -> Iterator[Placed]:
+        return ((f"{path}, line {number}", row) for number, row in read_jsonl(path, broken))
+
+    yield from mapped(rows, where, name=name or Path(path).stem, say=say, **columns)
 
 
 def hub_problems(
     dataset: str,
     where: Mapping[str, str],
+    say: Callable[[str], None],
     config: str,
     split: str,
     revision: str,
@@ -141,7 +198,8 @@ def hub_problems(
         )
     rows = hub_rows(dataset, (config or None,), split, revision=revision, streaming=streaming)
     rows = in_random_order(rows, int(shuffle)) if shuffle else rows
-    yield from mapped(rows, where, name=name or dataset.rstrip("/").rpartition("/")[2], **columns)
+    name = name or dataset.rstrip("/").rpartition("/")[2]
+    yield from mapped(lambda broken: rows, where, name=name, say=say, **columns)
 
 
 _COMMON: dict[str, Any] = {
@@ -149,9 +207,11 @@ _COMMON: dict[str, Any] = {
     "verifier": "math",
     "sampling": {"max_new_tokens": 1024},
     "columns": True,
+    "tells": True,
 }
 _DETAILS = {
     "columns": "prompt=COLUMN, reference=COLUMN, difficulty=COLUMN; a.b.0 reaches into objects and lists",
+    "broken rows": "broken=skip leaves out rows that cannot be used; else the first one stops",
     "judging": "verifier=NAME judges the answers; template=NAME, or a text with {question}, asks for them",
 }
 

@@ -17,14 +17,28 @@ Row = Mapping[str, Any]
 Placed = tuple[str, dict[str, Any]]
 """(where, row): where names the row in an error ("data.jsonl, line 3")."""
 
+Broken = Callable[[UserError], None]
+"""Told of a row that cannot be read; the next row is read where it returns."""
+
+LIKELY = {
+    "question": ("question", "problem", "prompt", "input", "query", "instruction"),
+    "answer": ("answer", "reference", "gt", "gold", "target", "expected_answer", "ground_truth", "label"),
+}
+"""Names that columns often have, to suggest a mapping by; nothing is read by them."""
+
 _BATCH_ROWS = 1024
 
 
-def read_rows(path: str | Path) -> Iterator[Placed]:
+def stop(error: UserError) -> None:
+    raise error
+
+
+def read_rows(path: str | Path, broken: Broken = stop) -> Iterator[Placed]:
     """The rows of a file, one after the other, by its ending: .jsonl, .ndjson, .json (a list, or one object a line),
     .parquet, .csv, .tsv.
 
-    Raises UserError for a missing file, another ending, and for what cannot be read, naming the place.
+    Raises UserError for a missing file, another ending, and for what cannot be read, naming the place; of single rows
+    ``broken`` is told.
     """
     file = Path(path)
     read = READERS.get(file.suffix.lower())
@@ -35,13 +49,13 @@ def read_rows(path: str | Path) -> Iterator[Placed]:
         )
     if not file.is_file():
         raise UserError(f"No such file: {str(path)!r}.")
-    return read(file)
+    return read(file, broken)
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: str | Path, broken: Broken = stop) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) for each non-blank line of a UTF-8 file.
 
-    Raises UserError for a missing file, and for a line that is not a JSON object, naming its number.
+    Raises UserError for a missing file; ``broken`` is told of a line that is not a JSON object, with its number.
     """
     file = Path(path)
     if not file.is_file():
@@ -53,21 +67,24 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: not valid JSON ({error}).") from None
+                broken(UserError(f"{path}, line {number}: not valid JSON ({error})."))
+                continue
             if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+                kind = type(row).__name__
+                broken(UserError(f"{path}, line {number}: expected a JSON object, found {kind}."))
+                continue
             yield number, row
 
 
-def _jsonl(file: Path) -> Iterator[Placed]:
-    return ((f"{file}, line {number}", row) for number, row in read_jsonl(file))
+def _jsonl(file: Path, broken: Broken) -> Iterator[Placed]:
+    return ((f"{file}, line {number}", row) for number, row in read_jsonl(file, broken))
 
 
-def _json(file: Path) -> Iterator[Placed]:
+def _json(file: Path, broken: Broken) -> Iterator[Placed]:
     with file.open("rb") as opened:
         listed = opened.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if not listed:
-        yield from _jsonl(file)
+        yield from _jsonl(file, broken)
         return
     try:
         rows = json.loads(file.read_bytes().decode("utf-8-sig"))
@@ -75,11 +92,12 @@ def _json(file: Path) -> Iterator[Placed]:
         raise UserError(f"{file}: not valid JSON ({error}).") from None
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise UserError(f"{file}, row {number}: expected a JSON object, found {type(row).__name__}.")
+            broken(UserError(f"{file}, row {number}: expected a JSON object, found {type(row).__name__}."))
+            continue
         yield f"{file}, row {number}", row
 
 
-def _parquet(file: Path) -> Iterator[Placed]:
+def _parquet(file: Path, broken: Broken) -> Iterator[Placed]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -94,11 +112,12 @@ def _parquet(file: Path) -> Iterator[Placed]:
         raise UserError(f"{file}: not a Parquet file ({' '.join(str(error).split())[:160]}).") from None
 
 
-def _separated(file: Path, delimiter: str) -> Iterator[Placed]:
+def _separated(file: Path, delimiter: str, broken: Broken) -> Iterator[Placed]:
     with file.open(encoding="utf-8-sig", newline="") as opened:
         rows = csv.DictReader(opened, delimiter=delimiter, strict=True)
         try:
-            names = rows.fieldnames or []
+            names = [name.strip() for name in rows.fieldnames or []]  # "question, answer" is often typed so
+            rows.fieldnames = names
             if len(set(names)) < len(names):
                 raise UserError(f"{file}: two columns have one name: {', '.join(names)}.")
             for row in rows:
@@ -107,19 +126,20 @@ def _separated(file: Path, delimiter: str) -> Iterator[Placed]:
                     found = sum(v is not None for k, v in row.items() if k is not None) + len(
                         row.get(None) or []
                     )
-                    raise UserError(f"{where}: {found} values where the header names {len(names)} columns.")
+                    broken(UserError(f"{where}: {found} values where the header names {len(names)} columns."))
+                    continue
                 yield where, row
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{file}, line {rows.line_num}: cannot be read ({error}).") from None
 
 
-READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
+READERS: dict[str, Callable[[Path, Broken], Iterator[Placed]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
     ".parquet": _parquet,
-    ".csv": lambda file: _separated(file, ","),
-    ".tsv": lambda file: _separated(file, "\t"),
+    ".csv": lambda file, broken: _separated(file, ",", broken),
+    ".tsv": lambda file, broken: _separated(file, "\t", broken),
 }
 
 
@@ -141,6 +161,13 @@ def column(row: Row, name: str, where: str, hint: str = "") -> Any:
             known = paths(row)
             raise unknown("column", name, known, see=f"{where} has: {', '.join(known) or 'nothing'}{hint}")
     return value
+
+
+def likely(row: Row) -> str:
+    """ "question=problem,answer=gold": which columns of ``row`` hold them, by their names, else COLUMN."""
+    known = {path.casefold(): path for path in reversed(paths(row))}
+    found = {part: next((known[n] for n in names if n in known), "COLUMN") for part, names in LIKELY.items()}
+    return ",".join(f"{part}={name}" for part, name in found.items())
 
 
 def paths(row: Row, prefix: str = "", depth: int = 3) -> list[str]:

@@ -228,3 +228,10 @@ def test_tokens_of_engines_that_have_none_here(folder):
     assert open_tokens(f"transformers:{folder}:chat=no").chat is False
     with pytest.raises(UserError, match="No model folder"):
         open_tokens("transformers:/nowhere/at/all")
+
+
+def test_an_engine_that_does_not_exist_is_said():
+    with pytest.raises(UserError, match="Unknown engine 'nowhere'"):
+        open_tokens("nowhere")
+    assert open_tokens("replay:recorded.jsonl") is None
+    assert open_tokens("openai:m:base_url=http://127.0.0.1:1/v1") is None

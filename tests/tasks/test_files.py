@@ -47,7 +47,7 @@ def test_repeated_rows_are_given_once_and_a_seed_shuffles(write):
     problems = load_problems(f"jsonl:{path}", say=said.append)
     assert [p.question for p in problems] == [f"question {i}" for i in range(50)]
     assert len(said) == 1
-    assert "50 of 100 problems are others once more" in said[0]
+    assert "50 of 100 problems repeat others" in said[0]
     assert load_problems(f"jsonl:{path}", limit=10, say=pytest.fail)
     some = load_problems(f"jsonl:{path}", limit=10, seed=1)
     assert some == load_problems(f"jsonl:{path}", limit=10, seed=1)
@@ -175,6 +175,52 @@ def test_damaged_files(name, content, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_problems(f"file:{path}")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_broken_rows_can_be_left_out_and_are_counted(ending, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / f"data.{ending}"
+    rows = [{"q": f"{i} + 1?", "a": "" if i == 2 else str(i + 1)} for i in range(6)]
+    if ending == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif ending == "csv":
+        lines = [f"{r['q']},{r['a']}" for r in rows]
+        path.write_text("\n".join([" q , a ", *lines[:4], "one too few", *lines[4:]]) + "\n")
+    elif ending == "json":
+        path.write_text(json.dumps([*rows[:4], "no object", *rows[4:]]))
+    else:
+        path.write_text("\n".join([*map(json.dumps, rows[:4]), "{broken", *map(json.dumps, rows[4:])]) + "\n")
+    said = []
+    spec = f"{path}:question=q,answer=a"
+    found = load_problems(f"{spec},broken=skip", say=said.append)
+    assert [p.reference for p in found] == ["1", "2", "4", "5", "6"]
+    count = 1 if ending == "parquet" else 2
+    assert len(said) == 1
+    assert said[0].startswith(f"data: {count} rows cannot be used and are left out: {path}, ")
+    assert "column 'a' is empty." in said[0]
+    with pytest.raises(UserError, match=r"column 'a' is empty\.  \(broken=skip leaves such rows out\)$"):
+        load_problems(spec)
+    assert len(load_problems(f"{spec},broken=skip", limit=2, say=pytest.fail)) == 2
+
+
+def test_a_mistyped_column_is_no_broken_row(write):
+    path = write({"question": "a", "gold": "1"}, {"question": "b", "gold": "2"})
+    with pytest.raises(
+        UserError, match=r"none of 2 rows can be used\. Unknown column 'golf'\. Did you mean 'gold'"
+    ):
+        load_problems(f"{path}:answer=golf,broken=skip")
+    with pytest.raises(UserError, match="say which:  FILE:question=question,answer=gold"):
+        load_problems(str(path))
+    with pytest.raises(UserError, match="Unknown value of broken 'yes'"):
+        load_problems(f"{path}:answer=gold,broken=yes")
+
+
+def test_not_a_number_is_an_empty_answer(write):
+    with pytest.raises(UserError, match="line 1: column 'answer' is empty"):
+        load_problems(str(write('{"question": "a", "answer": NaN}')))
 
 
 def test_typed_cells_of_parquet_become_plain(tmp_path):
