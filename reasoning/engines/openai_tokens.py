@@ -167,11 +167,11 @@ class PromptTokens:
 
 
 def _load(source: str, name: str, context: int, form: str) -> Tokens:
-    with hub_or_cache(not Path(source).exists()) as why:
+    with hub_or_cache(not Path(source).exists(), source) as away:
         try:
             tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(source)
         except Exception as error:  # transformers raises many kinds; to the user they mean the same
             raise UserError(
-                f"tokenizer={source} cannot be loaded: {reason(source, why, error)[:400]}"
+                f"tokenizer={source} cannot be loaded: {reason(source, away, error)[:400]}"
             ) from error
     return Tokens(tokenizer, name=name, limit=context, end_ids=(), chat="yes" if form == "chat" else "no")

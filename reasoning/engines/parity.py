@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reasoning.engines.base import Engine
 from reasoning.errors import EngineError, MissingExtra, UserError
+from reasoning.hub import hub_or_cache, reason
 from reasoning.progress import bytes_text
 from reasoning.records import Chain, Cost, Draw, Problem, Sampling
 
@@ -157,18 +158,20 @@ class PlainCopy:
         """Of a folder or hub id. Raises UserError if transformers cannot load it, MissingExtra as `wear` does."""
         from transformers import AutoModelForCausalLM
 
-        try:
-            module: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=revision or None,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except Exception as error:  # whatever the loaders raise, it means the same to the user
-            raise UserError(
-                f"transformers cannot load {str(source)!r} for the parity check: {error} (parity=off goes without it)"
-            ) from error
+        with hub_or_cache(not Path(source).exists(), str(source), revision=revision) as away:
+            try:
+                module: Any = AutoModelForCausalLM.from_pretrained(
+                    source,
+                    revision=revision or None,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                )
+            except Exception as error:  # whatever the loaders raise, it means the same to the user
+                raise UserError(
+                    f"transformers cannot load {str(source)!r} for the parity check: "
+                    f"{reason(str(source), away, error)} (parity=off goes without it)"
+                ) from error
         return cls(module, adapter)
 
     def wear(self, adapter: str | Path) -> None:

@@ -72,7 +72,7 @@ def open_tokens(spec: str, tokenizer: Any = None) -> Tokens | None:
         return None
     transformers = import_module("transformers")
     local = _is_folder(source)
-    with hub_or_cache(not local) as why:
+    with hub_or_cache(not local, source) as away:
         try:
             tokenizer = tokenizer or transformers.AutoTokenizer.from_pretrained(
                 source, trust_remote_code=False
@@ -80,7 +80,7 @@ def open_tokens(spec: str, tokenizer: Any = None) -> Tokens | None:
             config = _config(transformers, source)
         except Exception as error:  # whatever the loaders raise, it means the same to the user
             raise UserError(
-                f"Cannot load the tokenizer of {source!r}: {reason(source, why, error)}"
+                f"Cannot load the tokenizer of {source!r}: {reason(source, away, error)}"
             ) from error
     if not limit and config is not None:
         limit = getattr(config.get_text_config(), "max_position_embeddings", None) or 0

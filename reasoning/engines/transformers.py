@@ -33,7 +33,7 @@ from reasoning.engines.tokens import (
     weights_digest,
 )
 from reasoning.errors import EngineError, UserError
-from reasoning.hub import hub_or_cache, reason
+from reasoning.hub import commit_of, hub_or_cache, reason
 from reasoning.progress import bytes_text
 from reasoning.records import Chain, Cost, Draw, Problem, chain_keys, chain_seed
 
@@ -103,7 +103,7 @@ class TransformersEngine:
             raise UserError(f"dtype={dtype!r} is not one of auto, {', '.join(DTYPES)}.")
         wanted = DTYPES.get(dtype) or (torch.float32 if device == "cpu" else "auto")
         local = check_source(source)
-        with hub_or_cache(not local) as why:
+        with hub_or_cache(not local, str(source)) as away:
             try:
                 size = weights_bytes(source, str(wanted).removeprefix("torch.")) if local else 0
                 check_memory(size, memory_gb, _free(torch.device(device)), device)
@@ -115,14 +115,14 @@ class TransformersEngine:
                 raise
             except Exception as error:  # whatever the loaders raise, it means the same to the user
                 raise UserError(
-                    f"Cannot load a causal language model from {str(source)!r}: {reason(str(source), why, error)}"
+                    f"Cannot load a causal language model from {str(source)!r}: {reason(str(source), away, error)}"
                 ) from error
         module.to(device)
         module.eval()
         if local:
             name, version = folder_name(source), weights_digest(source)
         else:
-            name, version = str(source), str(getattr(module.config, "_commit_hash", None) or "main")[:12]
+            name, version = str(source), commit_of(str(source))
         memory = int(memory_gb * GIB) or None
         return cls(
             module, tokenizer, name=name, version=version, max_rows=max_rows, chat=chat, memory_bytes=memory

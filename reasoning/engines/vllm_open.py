@@ -22,7 +22,7 @@ from reasoning.engines.vllm_options import (
 )
 from reasoning.engines.vllm_weights import Adapter, Layout
 from reasoning.errors import MissingExtra, UserError
-from reasoning.hub import hub_or_cache, reason
+from reasoning.hub import commit_of, hub_or_cache, reason, refusal
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def open_vllm(source: str, options: dict[str, Any]) -> Opened:
     local = check_source(source)
     revision = options["revision"] or None
     size = 0
-    with hub_or_cache(not local) as why:
+    with hub_or_cache(not local, str(source), revision=revision) as away:
         try:
             transformers = import_module("transformers")
             tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -75,12 +75,13 @@ def open_vllm(source: str, options: dict[str, Any]) -> Opened:
         except UserError:
             raise
         except Exception as error:  # vLLM raises many kinds; to the user they mean the same
-            said = reason(str(source), why, error) if why else in_our_words(error, size)
+            hub = away or refusal(str(source), error)
+            said = reason(str(source), away, error) if hub else in_our_words(error, size)
             raise UserError(f"vLLM cannot load {str(source)!r}: {said}") from error
     if local:
         name, version = folder_name(source), weights_digest(source)
     else:
-        name, version = source, (getattr(config, "_commit_hash", None) or "main")[:12]
+        name, version = source, commit_of(source, revision)
     return Opened(llm, tokenizer, layout, adapter, name, version)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning.errors import MissingExtra, UserError
-from reasoning.hub import hub_or_cache
+from reasoning.hub import Absence, hub_or_cache, refusal
 from reasoning.tasks.rows import Placed, plain
 
 SHUFFLE_BUFFER_ROWS = 10_000
@@ -60,20 +60,26 @@ def hub_rows(
         more["revision"] = revision
     if streaming:
         more["streaming"] = True
-    why = ""
+    away: Absence | None = None
     for config in configs:
         try:
-            with hub_or_cache(not Path(dataset).exists()) as why:
+            with hub_or_cache(not Path(dataset).exists(), dataset, "dataset", revision) as away:
                 loaded: Any = load_dataset(dataset, config, split=split, **more)
             place = f"{dataset} {config + ' ' if config else ''}{split}"
             for number, row in enumerate(loaded):
                 yield f"{place}, row {number}", {key: plain(value) for key, value in row.items()}
         except (UserError, GeneratorExit):
             raise
-        except ValueError as error:  # no such configuration or split: the message lists those that there are
-            raise UserError(f"{dataset}: {' '.join(str(error).split())[:300]}") from error
         except Exception as error:  # the network, the hub's client and the file readers raise many kinds
-            raise UserError(
-                f"Could not get {dataset} from the hub ({why or type(error).__name__})"
-                + (f"; {instead}." if instead else f": {' '.join(str(error).split())[:200]}")
-            ) from error
+            said = " ".join(str(error).split())
+            if found := away or refusal(dataset, error):
+                advice = found.advice(instead) if instead else found.advice()
+                text = f"Could not get {dataset}: {found.why}. {advice}"
+            elif isinstance(
+                error, ValueError
+            ):  # no such configuration or split: it lists those that there are
+                text = f"{dataset}: {said[:300]}"
+            else:
+                text = f"Could not get {dataset} from the hub ({type(error).__name__})"
+                text += f"; {instead}." if instead else f": {said[:200]}"
+            raise UserError(text) from error
