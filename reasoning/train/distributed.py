@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from reasoning.errors import ReasoningError, UserError
@@ -28,6 +29,9 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 PATIENCE = datetime.timedelta(hours=2)
 """How long a rank waits for the others: drawing long chains takes time, and torchrun ends all when one dies."""
+
+MEETING = datetime.timedelta(minutes=10)
+"""How long a rank waits for the others to be there at all."""
 
 BUCKET_ELEMENTS = 1 << 26
 """Gradients are summed in pieces of so many numbers: one message for many small tensors."""
@@ -133,7 +137,16 @@ def join(device: str) -> tuple[Ranks, str]:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
+        try:
+            store, _, _ = next(rendezvous("env://", ranks.rank, ranks.size, timeout=MEETING))
+        except dist.DistError as error:
+            raise ReasoningError(
+                f"Rank {ranks.rank} of {ranks.size} stops: after {MEETING.seconds // 60} minutes the others were not "
+                "there. Start all of them, with the same MASTER_ADDR and MASTER_PORT (torchrun does)."
+            ) from error
+        dist.init_process_group(
+            backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE
+        )
     return ranks, device
 
 

@@ -204,3 +204,28 @@ def test_a_rank_that_ends_alone_ends_the_others_too_in_one_line(tmp_path, how, c
     assert words in said[1]
     assert "Rank 0 of 2 stops, because another process of this run has ended" in said[0].splitlines()[-1]
     assert "Traceback" not in said[0] + said[1]
+
+
+@pytest.mark.parametrize("lone", [0, 1])
+def test_a_rank_whose_company_never_comes_says_so(lone, tmp_path):
+    """It would wait for hours, as between two steps."""
+    told = {"RANK": lone, "LOCAL_RANK": lone, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        told["MASTER_PORT"] = found.getsockname()[1]
+    code = "import datetime, sys\nfrom reasoning.train import distributed\nfrom reasoning.cli import main\n"
+    code += "distributed.MEETING = datetime.timedelta(seconds=2)\nsys.argv[0] = 'reasoning'\nsys.exit(main())"
+    flags = ["train", str(tmp_path / "run"), "--model", SMALL, "--objective", "sft", "--task", "word:train"]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        env=os.environ | {k: str(v) for k, v in told.items()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stderr[-2000:]
+    assert (
+        f"Rank {lone} of 2 stops: after 0 minutes the others were not there." in ran.stderr.splitlines()[-1]
+    )
