@@ -143,6 +143,11 @@ class TransformersEngine:
         """Forget what was made of the module to sample from it; sampling makes it anew."""
         vars(self).pop("_forward", None)
 
+    @property
+    def limit(self) -> int:
+        """Tokens that the model can read, prompt and answer together."""
+        return self._tokens.limit
+
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the model is shown for ``prompt``, chat template and special tokens included."""
         return self._tokens.encode(prompt)

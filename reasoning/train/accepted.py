@@ -24,6 +24,7 @@ from reasoning.records import Chain, Problem
 from reasoning.spec import convert, parse_spec
 from reasoning.train.rows import Row
 from reasoning.train.sources import StepData, choose
+from reasoning.train.writing import writing
 from verifiers import CORRECT_AT
 
 POOL = "pool:"
@@ -121,8 +122,9 @@ def settle(run: Path, specs: Sequence[str], before: Collection[str]) -> list[Acc
 def note_down(run: Path, found: Sequence[Accepted]) -> None:
     """Write the keys of the round's chains into RUN/accepted.txt."""
     partial = run / ".accepted.partial"
-    partial.write_text("".join(f"{one.chain.key}\n" for one in found))
-    os.replace(partial, run / "accepted.txt")
+    with writing(run / "accepted.txt"):
+        partial.write_text("".join(f"{one.chain.key}\n" for one in found))
+        os.replace(partial, run / "accepted.txt")
 
 
 def begun(run: Path) -> list[str] | None:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from reasoning.errors import PoolError
 from reasoning.train.distributed import like, whole
+from reasoning.train.writing import writing
 
 OLDER = "older-"
 
@@ -50,7 +51,7 @@ def save_checkpoint(
         return
     final = folder / f"step-{step:06d}"
     partial = folder / f".step-{step:06d}.partial"
-    try:
+    with writing(final):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(trained, partial / "model.safetensors")
@@ -65,11 +66,6 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
         _fsync(folder)
-    except OSError as e:
-        raise PoolError(
-            f"{final}: cannot be written ({e.strerror or e}). The previous checkpoint is kept; make room and run "
-            "the same command again."
-        ) from e
     for old in checkpoints(folder)[:-1]:
         shutil.rmtree(old)
 

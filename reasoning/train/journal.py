@@ -14,6 +14,7 @@ from typing import Any
 
 from reasoning.progress import human, with_interval
 from reasoning.train.trackers import Tracker
+from reasoning.train.writing import writing
 
 BY = ("eval/pass@1", "eval/rewards/accuracies")
 """What the best evaluation is chosen by: the first of these that there is."""
@@ -114,7 +115,7 @@ class Journal:
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
-        with path.open("a", encoding="utf-8") as file:
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -124,8 +125,9 @@ def keep_rows(path: Path, upto: int) -> list[dict[str, Any]]:
     kept = [row for row in rows if row["step"] <= upto]
     if path.is_file():
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(partial, path)
+        with writing(path):
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(partial, path)
     return kept
 
 

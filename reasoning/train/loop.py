@@ -42,7 +42,7 @@ from reasoning.train.peaks import peak_flops
 from reasoning.train.preferences import PreferenceSource, pair_rows, say_pairs, signed
 from reasoning.train.rates import odd_rate
 from reasoning.train.rollouts import ModelSource
-from reasoning.train.sources import BudgetSpent, DemonstrationSource, Source, StepData
+from reasoning.train.sources import BudgetSpent, DemonstrationSource, Source, StepData, refuse_longer
 from reasoning.train.stream import Stream, parse_band
 from reasoning.train.together import Shared
 from reasoning.train.trackers import need_trackers, open_trackers
@@ -160,6 +160,12 @@ class _Run:
             lines.append(f"Learning from {len(self.demonstrations):,} demonstrations.")
         if self.pairs:
             lines.append(f"Learning from {say_pairs(self.pairs)}.")
+        refuse_longer(self.demonstrations, self.engine, "A demonstration")
+        pairs = [*self.pairs, *self.held_pairs]
+        refuse_longer(
+            ((p.problem, text) for p in pairs for text in (p.chosen, p.rejected)), self.engine, "A response"
+        )
+        refuse_longer(((a.problem, a.chain.text) for a in self.accepted), self.engine, "An accepted chain")
         tasks, judges = opening.tasks_of(options, self.say) if self._draws else ([], [])
         self._refuse_overlap([p for task in tasks for p in task.problems])
         self.inputs = digests_of(options, tasks, judges, self.demonstrations, self.pairs)

@@ -34,6 +34,7 @@ from reasoning.train.preferences import Pair, load_preferences, pairs_of_pool, s
 from reasoning.train.process import ESTIMATIONS, Judged, Rollouts, Stepped, label
 from reasoning.train.rates import odd_rate
 from reasoning.train.scorer import FineTuning
+from reasoning.train.writing import readable_as, writing
 from verifiers import open_verifier
 from verifiers.learned import Card, save_learned
 from verifiers.steps import AGGREGATES, STEPS
@@ -140,7 +141,9 @@ def fit(options: FitOptions, progress: Progress | None = None, log: Any = None) 
     )
     partial = run / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    save_learned(partial, card, best.head, best.model, engine.tokenizer)
+    with writing(run):
+        save_learned(partial, card, best.head, best.model, engine.tokenizer)
+        readable_as(partial / "verifier.json")
     with Ledger(
         path=run
     ) as ledger:  # before the folder is whole: after a kill behind that nothing is done any more

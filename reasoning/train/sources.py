@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +94,21 @@ class DemonstrationSource:
             rows.append(Row(tuple(self.engine.ask(problem)), ids + end, reward=1.0))
         lengths = [len(row.ids) for row in rows]
         return StepData([rows], {"completions/mean_length": float(np.mean(lengths))})
+
+
+def refuse_longer(texts: Iterable[tuple[Problem, str]], engine: Any, what: str) -> None:
+    """Raises UserError for a prompt with its text (``what`` it is) of more tokens than the engine's model reads."""
+    for problem, text in texts:
+        if 2 * len((problem.prompt + text).encode()) < engine.limit:
+            continue  # a token is a byte at least; a template rarely adds as much again
+        length = (
+            len(engine.ask(problem)) + len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+        )
+        if length > engine.limit:
+            raise UserError(
+                f"{what} has {length} tokens with its prompt ({problem.prompt[:60]!r}...); {engine.name} reads at "
+                f"most {engine.limit}. Cut it, or leave it out."
+            )
 
 
 def read_demonstrations(path: Path) -> list[Demonstration]:

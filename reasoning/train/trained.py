@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoning.durable import cannot_write
 from reasoning.errors import UserError
 from reasoning.train.options import TrainOptions
+from reasoning.train.writing import readable_as, writing
 
 LEARNED = "learned_chains.txt"
 """In a model's folder: the keys of stored chains that it, or a model it was trained from, has learned from."""
@@ -45,29 +45,26 @@ def save_trained(
     """Write ``final``, in place of one that is there. save: writes the model into a folder. Raises PoolError where
     the disk refuses."""
     partial = final.with_name(f".{final.name}.partial")
-    try:
+    with writing(final):
         shutil.rmtree(partial, ignore_errors=True)
         save(partial)
         _finish(partial, final, summary, learned)
-    except OSError as e:
-        raise cannot_write(final, e) from e
 
 
 def copy_trained(source: Path, final: Path, summary: dict[str, Any], learned: Collection[str] = ()) -> None:
     """As `save_trained`, with the weights of the folder ``source``."""
     partial = final.with_name(f".{final.name}.partial")
-    try:
+    with writing(final):
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
         _finish(partial, final, summary, learned)
-    except OSError as e:
-        raise cannot_write(final, e) from e
 
 
 def _finish(partial: Path, final: Path, summary: dict[str, Any], learned: Collection[str]) -> None:
     if learned:
         (partial / LEARNED).write_text("".join(f"{key}\n" for key in sorted(learned)))
     (partial / "training.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    readable_as(partial / "training.json")
     shutil.rmtree(final, ignore_errors=True)  # not before the new one is whole
     os.rename(partial, final)
 

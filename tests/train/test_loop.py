@@ -165,6 +165,12 @@ def test_the_cold_start_resumes_to_the_bit(home):
     assert metrics(home, "base") == metrics(home / "again", "base")
 
 
+def test_who_may_read_a_models_folder_may_read_its_weights(home):
+    modes = {path.name: path.stat().st_mode for path in (home / "base" / "model").iterdir()}
+    assert "model.safetensors" in modes
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_a_finished_run_is_left_alone(home):
     before = (home / "base" / "model" / "model.safetensors").stat().st_mtime_ns
     again = train(sft(home))
@@ -359,6 +365,20 @@ def test_what_takes_long_before_the_first_step_is_said_first(tmp_path, monkeypat
     with pytest.raises(UserError, match="no demonstrations of its own"):
         demonstrations_of(replace(options, task="gsm8k:train", demonstrations=""), said.append)
     assert said == []
+
+
+@pytest.mark.parametrize("length", [600, 1200])
+def test_demonstrations_that_the_model_cannot_read_are_refused(home, tmp_path, length):
+    """Its context has 1024 tokens, and "Gus" is one."""
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"prompt": "Say:", "completion": "Gus " * length}) + "\n")
+    given = {"model": str(home / "base" / "model"), "task": "", "eval_task": "", "steps": 1}
+    run = sft(home, run=str(tmp_path / "run"), demonstrations=str(path), **given)
+    if length < 1000:
+        assert train(run).summary["steps"] == 1
+    else:
+        with pytest.raises(UserError, match=r"A demonstration has \d+ tokens .*reads at most 1024. Cut it"):
+            train(run)
 
 
 def test_a_torn_metrics_line_is_dropped(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from dataclasses import replace
 
 import pytest
@@ -219,3 +220,17 @@ def test_rows_of_metrics_that_are_lost_are_said(home, monkeypatch):
     train(options, log=said.append)
     assert [row["step"] for row in metrics(home, "rows")] == [0, 2, 3]
     assert "lacks the rows of 1 of the 2 steps done, from step 1 on" in said[1]
+
+
+@pytest.mark.parametrize("limit", [12_000, 120_000])
+def test_a_disk_that_refuses_is_one_line_and_the_run_goes_on(home, whole, limit):
+    """A file may have so many bytes: too few for the weights, or for the optimizer's state with them."""
+    options = reinforce(home, f"limited{limit}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        with pytest.raises(PoolError, match=r"cannot be written \(.*File too large"):
+            train(options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    same(home, whole(), train(options).folder)
