@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,6 +136,16 @@ class _Game:
             self.asked, self.answer = [], end.value
 
 
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """A game that asks for a chain: the ``index``-th of ``draw``'s problem. number: of the draw among all."""
+
+    number: int
+    game: _Game
+    draw: Draw
+    index: int
+
+
 class _Run:
     """What one call of `solve` shares between its problems, and with other processes while it is entered. chains,
     answers, verdicts: by chain key."""
@@ -206,17 +216,15 @@ class _Run:
         """Draw what is asked for and not there yet, for all problems in one go. Returns the games that have all they
         can get; what the others lack is being drawn by other processes. Under a budget these are all games, so that
         what it buys is spread as without company."""
-        requests = [(g, r) for g in games for r in g.asked if isinstance(r, Draw)]
-        if self.drawer.stepped is not None and requests:
-            for _, draw in requests:
-                found = [k for k in draw_keys(draw, self.engine.model) if k in self.chains]
-                self.unscored += [self.chains[k] for k in found if k not in self.verdicts]
-            if self._lacking(requests):
+        asked = self._asked([(g, r) for g in games for r in g.asked if isinstance(r, Draw)])
+        if self.drawer.stepped is not None and asked:
+            self.unscored += [self.chains[k] for k in asked if k in self.chains and k not in self.verdicts]
+            if not asked.keys() <= self.chains.keys():
                 self.drawer.stepped()
-        while lacking := self._lacking(requests):
-            if self._draw_free(requests, lacking):
+        while lacking := self._lacking(asked):
+            if self._draw_free(lacking):
                 continue
-            waiting = {id(requests[at][0]) for askers in lacking.values() for at, _ in askers}
+            waiting = {id(asker.game) for askers in lacking.values() for asker in askers}
             ready = [g for g in games if id(g) not in waiting]
             if ready and self.ledger.budget is None:
                 if self._claims is not None:
@@ -226,51 +234,59 @@ class _Run:
             time.sleep(POLL_SECONDS)
         return list(games)
 
-    def _lacking(self, requests: Sequence[tuple[_Game, Draw]]) -> dict[str, list[tuple[int, int]]]:
-        """The keys of chains that are asked for, not there, and not asked for in vain -> who asks: (position in
-        ``requests``, sample index)."""
-        lacking: dict[str, list[tuple[int, int]]] = {}
-        for at, (game, draw) in enumerate(requests):
+    def _asked(self, requests: Sequence[tuple[_Game, Draw]]) -> dict[str, list[_Asker]]:
+        """The keys of the chains that are asked for -> who asks."""
+        asked: dict[str, list[_Asker]] = {}
+        for number, (game, draw) in enumerate(requests):
             for index, key in zip(draw.indices, draw_keys(draw, self.engine.model), strict=True):
-                if key not in self.chains and key not in game.in_vain:
-                    lacking.setdefault(key, []).append((at, index))
+                asked.setdefault(key, []).append(_Asker(number, game, draw, index))
+        return asked
+
+    def _lacking(self, asked: Mapping[str, list[_Asker]]) -> dict[str, list[_Asker]]:
+        """Those that are not there, and were not asked for in vain."""
+        lacking: dict[str, list[_Asker]] = {}
+        for key, askers in asked.items():
+            if key not in self.chains and (left := [a for a in askers if key not in a.game.in_vain]):
+                lacking[key] = left
         return lacking
 
-    def _draw_free(
-        self, requests: Sequence[tuple[_Game, Draw]], lacking: dict[str, list[tuple[int, int]]]
-    ) -> bool:
+    def _draw_free(self, lacking: Mapping[str, list[_Asker]]) -> bool:
         """Draw what nobody else draws, and take in what others have drawn; False where there was neither."""
-        mine, arrived = set(lacking), set[str]()
+        mine, found = set(lacking), set[str]()
         if self.pool is not None:
             claims = self._sharing(self.pool)
-            turn = take_turn(claims, self.pool, list(lacking), lambda: [a[0][0] for a in lacking.values()])
+            turn = take_turn(
+                claims, self.pool, list(lacking), lambda: [a[0].number for a in lacking.values()]
+            )
             self._company |= claims.company
-            mine, arrived = turn.mine, turn.arrived
-            if arrived:
-                self._take_in(self.pool, arrived, {requests[lacking[k][0][0]][0].problem.id for k in arrived})
+            if turn.arrived:
+                problems = {lacking[key][0].game.problem.id for key in turn.arrived}
+                found = self._take_in(self.pool, turn.arrived, problems)
+            mine = turn.mine | (turn.arrived - found)  # its shard is damaged: drawn again
         if not mine:
-            return bool(arrived)
-        indices: dict[int, list[int]] = {}
-        for key, [(at, index), *_] in lacking.items():
+            return bool(found)
+        parts: dict[int, list[_Asker]] = {}
+        for key, [first, *_] in lacking.items():
             if key in mine:
-                indices.setdefault(at, []).append(index)
-        draws = [replace(requests[at][1], indices=tuple(some)) for at, some in indices.items()]
+                parts.setdefault(first.number, []).append(first)
+        draws = [replace(part[0].draw, indices=tuple(a.index for a in part)) for part in parts.values()]
         if self._claims is None:
             outcome = self.drawer.draw(draws)
         else:
             outcome = draw_claimed(self._claims, self.drawer, draws, len(mine))
         if not outcome.left:
             for key in mine - self.chains.keys():
-                for at, _ in lacking[key]:
-                    requests[at][0].in_vain.add(key)
+                for asker in lacking[key]:
+                    asker.game.in_vain.add(key)
         return True
 
-    def _take_in(self, pool: Pool, keys: set[str], problems: Collection[str]) -> None:
-        """Chains that another process has stored."""
-        for chain in pool.chains(self.engine.model, problem_ids=problems, continuations=True):
-            if chain.key in keys:
-                self.chains[chain.key] = chain
-                self.unscored.append(chain)
+    def _take_in(self, pool: Pool, keys: set[str], problems: Collection[str]) -> set[str]:
+        """Chains that another process has stored; those of ``keys`` that could be read."""
+        chains = pool.chains(self.engine.model, problem_ids=problems, continuations=True)
+        new = {c.key: c for c in chains if c.key in keys}
+        self.chains.update(new)
+        self.unscored += new.values()
+        return set(new)
 
     def _keep(self, chains: Sequence[Chain]) -> None:
         self.chains.update((c.key, c) for c in chains)

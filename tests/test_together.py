@@ -169,6 +169,7 @@ class Logged(ScriptedEngine):
 
 def draw_beside_others(folder, what, gate=None, **options):
     """Sample, or search, and store the answers; without a budget, as commands that share a run do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     if gate is not None:
         gate.wait(60)
     engine = Logged(folder, **options)
@@ -247,7 +248,8 @@ def test_a_search_waits_for_the_living_and_takes_over_from_those_that_end(tmp_pa
     os.kill(first.pid, end)
     search.join(60)
     assert search.exitcode == 0
-    first.join()
+    first.join(60)
+    assert first.exitcode
     assert_as_if_alone(tmp_path, "majority:n=4")
     assert_paid_once(tmp_path)
 
