@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from reasoning.budget import Ledger, Reservation
 from reasoning.engines.base import WHOLE, Engine, unfinished
@@ -257,16 +258,23 @@ class Drawer:
         monotonic = time.monotonic
         chains = iter(self.engine.generate(step.draws))
         try:
-            for chain in chains:
-                self._admit(chain, step)
-                arrived.append(chain)
-                now = monotonic()
-                if len(arrived) >= self.batch_chains or now - since >= self.batch_seconds:
-                    settle()
-                    step.yielded = self.yields is not None and self.yields()
-                if now >= until or step.yielded:
-                    step.stopped = True
-                    break
+            coming: Iterator[Chain] | None = chains
+            while coming is not None:
+                under_way = None
+                for chain in coming:
+                    self._admit(chain, step)
+                    arrived.append(chain)
+                    now = monotonic()
+                    if len(arrived) >= self.batch_chains or now - since >= self.batch_seconds:
+                        settle()
+                        if self.yields is not None and not step.yielded and self.yields():
+                            step.yielded = step.stopped = True
+                            under_way = self._under_way(chains)
+                            break
+                    if now >= until:
+                        step.stopped = True
+                        break
+                coming = under_way
         except PoolError:
             self._end(chains)
             raise
@@ -277,6 +285,12 @@ class Drawer:
         arrived += self._end(chains)
         step.failed.update(c.key for c in arrived if c.finish_reason == "failed")
         settle()
+
+    def _under_way(self, chains: Iterator[Chain]) -> Iterator[Chain] | None:
+        """What has begun, where the engine can leave it at that; None of one that cannot, and is to be closed."""
+        if not getattr(self.engine, "gives_way", False):
+            return None
+        return _last(cast("Generator[Chain, bool]", chains))
 
     def _end(self, chains: Iterator[Chain]) -> Sequence[Chain]:
         """Close what `generate` gave; what it left unfinished."""
@@ -315,6 +329,16 @@ class Drawer:
         for tally in (outcome, self.total):
             for name, value in more.items():
                 setattr(tally, name, getattr(tally, name) + value)
+
+
+def _last(chains: Generator[Chain, bool]) -> Iterator[Chain]:
+    """What a `generate` yields that is told to begin no more."""
+    try:
+        first = chains.send(True)
+    except StopIteration:
+        return
+    yield first
+    yield from chains
 
 
 def _sum(costs: Sequence[Cost], seconds: float) -> Cost:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from reasoning.budget import Budget, Ledger
 from reasoning.cli.search import store, stored
 from reasoning.durable import AppendFile, turn
 from reasoning.errors import PoolError, UserError
-from reasoning.pool import Pool
+from reasoning.pool import Pool, claims
 from reasoning.pool.merge import merge
 from reasoning.records import Cost, Problem, Sampling
 from reasoning.runfile import read_run, write_run
@@ -306,13 +307,62 @@ def test_searches_score_nothing_twice(tmp_path):
         assert json.loads((tmp_path / f"{what}.json").read_text()) == expected
 
 
+def test_a_sampler_that_gives_way_finishes_what_it_has_begun(tmp_path, monkeypatch):
+    """An engine with eight chains under way, which can leave it at these; one that cannot cancels them."""
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.3)
+
+    class Eight(ScriptedEngine):
+        def __init__(self, gives_way):
+            super().__init__(seconds_per_chain=0.002)
+            self.gives_way = gives_way
+            self.left = []
+
+        def generate(self, draws):
+            under_way, coming = [], super().generate(draws)
+            try:
+                while True:
+                    under_way += islice(coming, 8 - len(under_way))
+                    if not under_way:
+                        return
+                    if (yield under_way.pop(0)):
+                        coming = iter(())
+            finally:
+                self.left += [replace(c, finish_reason="cancelled") for c in under_way]
+
+        def unfinished(self):
+            left, self.left = self.left, []
+            return left
+
+    def come(folder):
+        wait_for(lambda: any(folder.rglob("*.claim")))
+        with Pool.open(folder) as pool, Ledger(path=folder) as ledger:
+            solve(MANY, open_search("majority:n=10"), ScriptedEngine(), ledger, pool, sampling=S)
+
+    for gives_way in (True, False):
+        folder = tmp_path / str(gives_way)
+        folder.mkdir()
+        search = threading.Thread(target=come, args=(folder,))
+        search.start()
+        with Pool.open(folder) as pool, Ledger(path=folder) as ledger:
+            report = sample(MANY, Eight(gives_way), pool, ledger, 20, S, batch_chains=10)
+        search.join(60)
+        with Pool.open(folder) as pool, Ledger(path=folder) as ledger:
+            chains = pool.chains()
+            spent = ledger.spent
+        assert report.complete
+        assert report.drawn < len(chains) == 500, "the search has drawn some"
+        assert spent.samples == 500
+        assert (spent.cancelled_tokens == 0) == gives_way
+        assert spent.cost.tokens == sum(c.cost.tokens for c in chains) + spent.cancelled_tokens
+
+
 def test_problems_that_others_do_not_draw_go_on_meanwhile(tmp_path):
     alone = solve(
         MANY, open_search("adaptive:n=20,step=4"), ScriptedEngine(), extractor=Numeric(), sampling=S
     )
     wanted = [key for s in alone for key in s.chains]
-    with Pool.open(tmp_path) as pool, Pool.open(tmp_path) as others, others.claims() as claims:
-        claims.take(alone[3].chains[:2])
+    with Pool.open(tmp_path) as pool, Pool.open(tmp_path) as others, others.claims() as theirs:
+        theirs.take(alone[3].chains[:2])
         found = []
         search = threading.Thread(
             target=lambda: found.extend(
@@ -331,7 +381,7 @@ def test_problems_that_others_do_not_draw_go_on_meanwhile(tmp_path):
         wait_for(lambda: not pool.missing([*rest]))
         assert search.is_alive()
         assert len(pool.missing(wanted)) >= 2
-        claims.drop()
+        theirs.drop()
         search.join(60)
     strip = [(s.answer.answer, s.chains) for s in alone]
     assert [(s.answer.answer, s.chains) for s in found] == strip

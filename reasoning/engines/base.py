@@ -38,7 +38,9 @@ class Engine(Protocol):
     model: "name@weights": changes whenever the weights do.
     shape: the model's shape for FLOPs accounting, or None where it cannot be known (a recorded pool).
 
-    Optional: ``sampling`` (the parameters that it suggests), ``unfinished()`` (see above).
+    Optional: ``sampling`` (the parameters that it suggests), ``unfinished()`` (see above), ``gives_way`` (True where
+    ``send(True)`` into what `generate` gave makes it begin no more chains and end when those under way are done:
+    a driver that leaves work to another process then need not cancel anything).
     """
 
     model: str

@@ -233,11 +233,19 @@ class Batch:
             self._seat(slots, request, start, end)
             request.taken = end
             if end == len(request.names):
-                request.prefilled.state.clear()  # the store has it, and may hold the object
-                request.prefilled = None
-                self.waiting.popleft()
+                self._forget(self.waiting.popleft())
         self.logits, self.rows = grown, rows
         self._set_rules()
+
+    def begin_no_more(self) -> None:
+        """Leave out the chains that have not begun."""
+        while self.waiting:
+            self._forget(self.waiting.popleft())
+
+    def _forget(self, request: Request) -> None:
+        if request.prefilled is not None:
+            request.prefilled.state.clear()  # the store has it, and may hold the object
+            request.prefilled = None
 
     def _seat(self, where: NDArray[np.int64], request: Request, start: int, end: int) -> None:
         slots, sampling = self.slots, request.sampling

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class TransformersEngine:
     On a CPU in float32 a chain's tokens and log-probabilities are the same, bit for bit, whatever else is drawn; for
     a model outside of the Llama family, with one or two threads (with more, activations may differ in a last bit).
     """
+
+    gives_way = True
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class TransformersEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokens.decode(token_ids)
 
-    def generate(self, draws: Sequence[Draw]) -> Iterator[Chain]:
+    def generate(self, draws: Sequence[Draw]) -> Generator[Chain, bool | None]:
         """Yield the chains of ``draws`` as they finish.
 
         A stop string counts when it appears in the new text (not across the end of ``prefix``). A chain that
@@ -185,7 +187,8 @@ class TransformersEngine:
                 # Nothing is switched while the caller holds the generator, only within a step.
                 ready.extend(self._advanced(batch))
                 while ready:
-                    yield self._chain(ready.popleft())
+                    if (yield self._chain(ready.popleft())):
+                        batch.begin_no_more()
         finally:
             reason = ended_by(sys.exception())
             left = [replace(finished, reason=reason) for finished in ready] + batch.stop(reason)

@@ -144,6 +144,20 @@ def test_chains_stream_as_they_finish_and_rows_join_as_room_frees_up():
     stream.close()
 
 
+def test_giving_way_finishes_what_is_under_way_and_begins_no_more():
+    engine = engine_for("qwen3", max_rows=8)
+    draws = [Draw(p, Sampling(max_new_tokens=40), tuple(range(10))) for p in problems(6)]
+    alone = {c.key: c for c in engine.generate(draws)}
+    stream: Any = engine.generate(draws)
+    some = [next(stream), next(stream)]
+    some.append(stream.send(True))
+    some += stream
+    assert 8 <= len(some) < 30, "those that had a row, and no more than joined before the second one ended"
+    assert all(alone[c.key] == c for c in some)
+    assert not engine.unfinished(), "nothing was cancelled"
+    assert len(list(engine.generate(draws))) == 60, "the next call is told nothing"
+
+
 def test_memory_bounds_the_rows():
     engine = engine_for("qwen3", memory_bytes=10 * 50 * 2 * 2 * 2 * 16 * 4)  # 10 rows of 50 positions
     problem = Problem.make(" ".join(["w5"] * 30), None)
