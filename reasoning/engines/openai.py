@@ -26,7 +26,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,7 +66,8 @@ _BYTES_PER_TOKEN = 4096
 
 @dataclass(slots=True)
 class _Call:
-    """One `generate`: what is to do, under way, and went wrong. stop: begin nothing more."""
+    """One `generate`: what is to do, under way, and went wrong. stop: begin nothing more, and repeat nothing; enough:
+    begin nothing more, what is under way is to be finished."""
 
     jobs: deque[Job] = field(default_factory=deque)
     out: queue.SimpleQueue[Chain | None] = field(default_factory=queue.SimpleQueue)
@@ -75,6 +76,7 @@ class _Call:
     left: list[Chain] = field(default_factory=list)
     errors: list[ReasoningError] = field(default_factory=list)
     stop: bool = False
+    enough: bool = False
 
     def give_up(self, error: ReasoningError, stop: bool) -> None:
         self.errors.append(error)
@@ -83,6 +85,8 @@ class _Call:
 
 class OpenAIEngine:
     """An `Engine` on a `Server`. model: "NAME@HOST:PORT", or "NAME@VERSION" where a version was given."""
+
+    gives_way = True
 
     def __init__(
         self,
@@ -223,7 +227,7 @@ class OpenAIEngine:
             raise UserError("Token ids become text by a tokenizer: add tokenizer=FOLDER_OR_ID to the engine.")
         return self.tokens.local.decode(token_ids)
 
-    def generate(self, draws: Sequence[Draw]) -> Iterator[Chain]:
+    def generate(self, draws: Sequence[Draw]) -> Generator[Chain, bool | None]:
         """Yield the chains of ``draws`` as they finish. A generator that is closed early cancels the rest.
 
         What is wrong with one draw is raised when the others are done, what is wrong with all at once: UserError
@@ -239,7 +243,8 @@ class OpenAIEngine:
         over = False
         try:
             while (chain := call.out.get()) is not None:
-                yield chain
+                if (yield chain):
+                    call.enough = True
             over = True
             future.result()
         finally:
@@ -300,7 +305,7 @@ class OpenAIEngine:
 
     async def _work(self, call: _Call) -> None:
         async def worker() -> None:
-            while call.jobs and not call.stop:
+            while call.jobs and not call.stop and not call.enough:
                 job = call.jobs.popleft()
                 call.running.add(job)
                 for chain in await self._do(job, call):

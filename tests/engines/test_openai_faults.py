@@ -274,6 +274,20 @@ def test_closing_the_generator_hangs_up_and_tells_what_was_under_way(fake, opene
     assert len(list(engine.generate(asked))) == 12
 
 
+def test_giving_way_finishes_what_was_asked_and_asks_no_more(fake, opened):
+    def answer(asked):
+        time.sleep(0.02 if asked.text == PROBLEMS[0].prompt else 0.2)
+        return completion(asked)
+
+    fake.answer = answer
+    engine = opened(fake, "parallel=4")
+    chains = engine.generate(draws(12, 1))
+    keys = [next(chains).key, chains.send(True).key, *(c.key for c in chains)]
+    assert len({*keys}) == len(keys) == len(fake.asked)
+    assert 4 <= len(keys) < 12
+    assert engine.unfinished() == []
+
+
 def test_a_generator_that_was_never_begun_asks_for_nothing(fake, opened):
     opened(fake).generate(draws()).close()
     assert fake.asked == []
