@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def save_checkpoint(
         save_file(tensors, partial / "optimizer.safetensors")
         for version, named in (older or {}).items():
             save_file(_contiguous(named), partial / f"{OLDER}{version}.safetensors")
-        body = json.dumps({"step": step, "state": state, "optimizers": plain}, indent=1, sort_keys=True)
-        (partial / "state.json").write_text(body)
+        body = {"step": step, "state": state, "optimizers": plain, "checksums": _checksums(partial)}
+        body["checksum"] = zlib.crc32(_canonical(body))
+        (partial / "state.json").write_text(json.dumps(body, indent=1, sort_keys=True))
         for path in partial.iterdir():
             _fsync(path)
         _fsync(partial)
@@ -110,6 +112,7 @@ def load_checkpoint(
     path = found[-1]
     with _readable(path):
         body = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        _refuse_damaged(path, body)
         found_weights = load_file(path / "model.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
         _check_same_model(path, found_weights, weights)
@@ -119,6 +122,34 @@ def load_checkpoint(
         for i, optimizer in enumerate(optimizers):
             _restore(f"{i}", optimizer, tensors, body["optimizers"][i])
         return int(body["step"]), body["state"]
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    return {path.name: _checksum_of(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _checksum_of(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 24):
+            found = zlib.crc32(part, found)
+    return found
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps({k: v for k, v in body.items() if k != "checksum"}, sort_keys=True).encode()
+
+
+def _refuse_damaged(path: Path, body: Mapping[str, Any]) -> None:
+    """Raises ValueError for a flipped bit, which would train on unseen (CRC-32; older checkpoints have none)."""
+    if "checksum" not in body:
+        return
+    if body["checksum"] != zlib.crc32(_canonical(body)):
+        raise ValueError("state.json is not as it was written")
+    now = _checksums(path)
+    for name, known in body["checksums"].items():
+        if now.get(name) != known:
+            raise ValueError(f"{name} is not as it was written")
 
 
 def _check_same_model(

@@ -139,7 +139,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(text)
                 row["step"] = int(row["step"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 continue  # a torn tail (the line was being written when the run was killed), or a damaged line
             rows.append(row)
     return rows

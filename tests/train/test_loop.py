@@ -283,6 +283,21 @@ def test_a_damaged_checkpoint_is_one_line(home):
         train(reinforce(home, "cut", "grpo", log_every=1))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_flipped_bit_in_a_checkpoint_is_not_trained_on(home, name):
+    run = f"flipped {name}"
+    killed_at(reinforce(home, run, "grpo", log_every=1), 3)
+    [path] = (home / run / "checkpoints").glob(f"step-*/{name}")
+    content = bytearray(path.read_bytes())
+    at = content.index(b'"step": 2') + 8 if name == "state.json" else len(content) - 2
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        PoolError, match=f"{name} is not as it was written.*Delete it and run the same command"
+    ):
+        train(reinforce(home, run, "grpo", log_every=1))
+
+
 def test_another_folder_draws_the_same_chains(home):
     a, b = (train(reinforce(home, name, "grpo", steps=1)) for name in ("here", "there"))
     assert metrics(home, "here") == metrics(home, "there")
