@@ -106,6 +106,9 @@ class Policy:
         self.reference = reference
         self.value_head = value_head
         self.adapter = adapter
+        # Counted once: while the reference is read, peft marks an adapter as not trained, and roll-outs that are drawn
+        # meanwhile ask what learning from them will take.
+        self._adapter_numel = sum(p.numel() for p in model.parameters() if p.requires_grad) if adapter else 0
         self.ranks = ranks
         self.sharded = sharded
         self.recompute = recompute
@@ -193,8 +196,7 @@ class Policy:
         """Of one forward and backward over rows of these lengths."""
         if self.adapter is None:
             return shape.training_flops(list(lengths), self.recompute)
-        own = sum(p.numel() for n, p in self.named_trained().items() if not n.startswith("value_head."))
-        return adapter_training_flops(shape, lengths, own, self.recompute)
+        return adapter_training_flops(shape, lengths, self._adapter_numel, self.recompute)
 
     def save(self, folder: Path, tokenizer: Any, write: bool = True) -> None:
         """Write ``folder`` as an ordinary Hugging Face checkpoint in the precision of training, an adapter merged,

@@ -20,6 +20,7 @@ from reasoning.train.fresh import build_tokenizer
 from reasoning.train.learner import Learner
 from reasoning.train.logprobs import logprobs_of
 from reasoning.train.loop import train
+from reasoning.train.lora import adapter_off
 from reasoning.train.objective import objective
 from reasoning.train.options import TrainOptions
 from reasoning.train.policy import open_policy
@@ -104,6 +105,16 @@ def test_the_reference_is_the_model_without_its_adapter():
     assert learner.step(rows).metrics["kl"] > 1e-5
     expected = logprobs_of(before, rows)[0]
     assert torch.allclose(policy.score_reference(rows, 1.0, False), expected, atol=1e-6)
+
+
+def test_learning_is_reckoned_the_same_while_the_reference_is_read():
+    """As roll-outs do that are drawn ahead of a step: a purse that set too little aside would be overshot."""
+    policy = adapted(make(), needs_reference=True)
+    shape = shape_of(policy.model.config)
+    before = policy.training_flops(shape, [20, 30])
+    assert before > shape.prefill_flops(20) + shape.prefill_flops(30)
+    with adapter_off(policy.adapter):
+        assert policy.training_flops(shape, [20, 30]) == before
 
 
 def test_gradient_of_the_adapter_is_that_of_the_merged_weight():
