@@ -106,8 +106,8 @@ class Policy:
         self.reference = reference
         self.value_head = value_head
         self.adapter = adapter
-        # Counted once: while the reference is read, peft marks an adapter as not trained, and roll-outs that are drawn
-        # meanwhile ask what learning from them will take.
+        # Counted once: while the reference is read, peft marks an adapter as not trained, and roll-outs that are
+        # drawn meanwhile ask what learning from them will take.
         self._adapter_numel = sum(p.numel() for p in model.parameters() if p.requires_grad) if adapter else 0
         self.ranks = ranks
         self.sharded = sharded
