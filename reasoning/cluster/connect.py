@@ -98,7 +98,7 @@ def connect(address: str = "auto") -> Any:
     if address != "auto":
         _refuse_silent(address)
     running = os.environ.get("RAY_ADDRESS") or _runs_here()
-    quiet_environment(alone=address == "auto" and not running)
+    quiet_environment(alone=_on_loopback_alone(address) if address != "auto" else not running)
     try:
         ray = import_module("ray")
     except ImportError:
@@ -173,6 +173,21 @@ def _refuse_silent(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except (OSError, OverflowError) as e:
         raise _unreachable(address, str(e)) from None
+
+
+def _on_loopback_alone(address: str) -> bool:
+    """Whether a cluster at a loopback address is not to be had at this machine's own address, which Ray would put in
+    its place and try for ever."""
+    host, _, port = address.rpartition(":")
+    if host.strip("[]") not in ("127.0.0.1", "localhost", "::1"):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 1))  # sends nothing: asks which address of ours leads out
+            socket.create_connection((probe.getsockname()[0], int(port)), timeout=REACH_SECONDS).close()
+        except OSError:
+            return True
+    return False
 
 
 def _unreachable(where: str, said: str) -> EngineError:

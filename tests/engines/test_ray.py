@@ -348,3 +348,21 @@ def test_engines_that_need_no_cluster(tmp_path):
     with pytest.raises(UserError, match="nothing for a cluster"):
         open_engine(f"ray:replay:{tmp_path}")
     assert engine_on("", f"{ENGINES}:scripted").model == "scripted@1"
+
+
+def test_a_cluster_on_loopback_alone_is_joined_by_its_address(cluster, tmp_path):
+    """From a process of its own, as a second terminal is: Ray would ask for it at the machine's other address."""
+    script = tmp_path / "join.py"
+    script.write_text(
+        "import sys\nfrom reasoning.cluster import connect\nprint(len(connect(sys.argv[1]).nodes()) > 0)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    found = subprocess.run(
+        [sys.executable, str(script), cluster.address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.stdout.strip() == "True", found.stderr
