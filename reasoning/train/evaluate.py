@@ -111,9 +111,9 @@ def evaluate(
 
 
 def _figures(task: HeldOut, engine: Any, pool: Pool, n: int, sampling: Sampling) -> dict[str, float]:
-    wanted = {p.id for p in task.problems}
-    every = groups(pool, engine.model, sampling, oracle=task.verifier.name)
-    found = [g for g in every if g.problem_id in wanted]
+    # In the task's order, not the pool's, which is whose rank was first: sums of floats depend on it.
+    every = {g.problem_id: g for g in groups(pool, engine.model, sampling, oracle=task.verifier.name)}
+    found = [every[p.id] for p in task.problems if p.id in every]
     passes = open_selector("pass")(found, [1, n]).mean  # (P, 2)
     majority = open_selector("majority")(found, [n]).mean[:, 0]  # (P,)
     figures = {
@@ -133,9 +133,10 @@ def _to_read(task: HeldOut, engine: Any, pool: Pool, sampling: Sampling) -> list
     problems = {p.id: p for p in task.problems[:SHOWN]}
     verdicts = pool.verdicts(task.verifier.name)
     rows = []
-    for chain in pool.chains(engine.model, sampling, list(problems)):
-        if chain.index == 0:
-            verdict, problem = verdicts.get(chain.key), problems[chain.problem_id]
+    first = {c.problem_id: c for c in pool.chains(engine.model, sampling, list(problems)) if c.index == 0}
+    for id, problem in problems.items():
+        if (chain := first.get(id)) is not None:
+            verdict = verdicts.get(chain.key)
             rows.append(
                 {
                     "task": task.label,

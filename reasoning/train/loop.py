@@ -83,6 +83,8 @@ def train(
             return TrainResult(final, summary, finished_before=True)
     need_trackers(options.track)
     with joined(options.device) as (ranks, device):
+        if options.budget and ranks.size > 1:
+            raise UserError("--budget holds for one process: leave it out, or start without torchrun.")
         say = log if log and ranks.first else lambda line: None
         shown = progress if progress and ranks.first else Silent()
         return _Run(replace(options, device=device), goal, run, shown, say, ranks).finish()

@@ -16,10 +16,11 @@ from small_runs import metrics, reinforce
 
 from reasoning.budget import Budget, Charge, Ledger
 from reasoning.cli import main
+from reasoning.engines.transformers import TransformersEngine
 from reasoning.errors import BudgetError, EngineError, MissingExtra, ReasoningError, UserError
 from reasoning.pool import Pool
-from reasoning.records import Cost
-from reasoning.tasks import verifier_of
+from reasoning.records import Cost, Sampling
+from reasoning.tasks import load_problems, verifier_of
 from reasoning.train import checks, evaluate, loop, peaks
 from reasoning.train.distributed import Ranks
 from reasoning.train.generators import devices_of
@@ -30,6 +31,7 @@ from reasoning.train.peaks import multiplying, of_device
 from reasoning.train.rollouts import largest_step
 from reasoning.train.trackers import open_trackers
 from reasoning.train.update import update
+from verifiers import open_verifier
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +305,21 @@ def test_samples_and_intervals_come_with_every_evaluation(home):
     assert "NaN" not in text
     assert of_device("NVIDIA H100 80GB HBM3", torch.bfloat16) == 989e12
     assert of_device("Some other card", torch.bfloat16) is None
+
+
+def test_an_evaluation_is_the_same_whatever_order_its_problems_came_in(home, tmp_path):
+    """As of several ranks, the first of which has its part in the pool first: to the last bit."""
+    engine = TransformersEngine.open(str(home / "base" / "model"), device="cpu")
+    problems = load_problems("word:dev:n=7")
+    task = evaluate.HeldOut("word", 1.0, problems, open_verifier(f"{home}/reward.py:even"))
+    found = []
+    for name, order in (("a", problems), ("b", [*problems[1::2], *problems[::2]]), ("c", problems[::-1])):
+        with Pool.open(tmp_path / name) as pool:
+            pool.add_problems(order)
+            sampling = Sampling(max_new_tokens=24, seed=1)
+            found.append(evaluate.evaluate([task], engine, pool, Ledger(), 3, sampling))
+    assert [row["prompt"] for row in found[0][1]] == [p.prompt for p in problems[: evaluate.SHOWN]]
+    assert found[0] == found[1] == found[2]
 
 
 def test_mfu_is_of_all_devices_and_of_a_cpu_as_fast_as_it_multiplies(home, monkeypatch):
