@@ -229,3 +229,14 @@ def test_a_rank_whose_company_never_comes_says_so(lone, tmp_path):
     assert (
         f"Rank {lone} of 2 stops: after 0 minutes the others were not there." in ran.stderr.splitlines()[-1]
     )
+
+
+def test_a_budget_with_several_ranks_is_refused_before_anything_is_written(tmp_path):
+    flags = ["train", str(tmp_path / "run"), "--model", SMALL, "--objective", "sft", "--task", "word:train"]
+    codes, said = start(["-m", "reasoning", *flags, "--budget", "tokens=1e6"], 2, tmp_path)
+    assert codes == [2, 2]
+    assert all(
+        text.endswith("--budget holds for one process: leave it out, or start without torchrun.\n")
+        for text in said
+    )
+    assert not (tmp_path / "run").exists()
