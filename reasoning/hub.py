@@ -19,6 +19,8 @@ NAME = "HF_HUB_OFFLINE"
 """The client's own switch."""
 SECONDS = 6.0
 """How long the hub is waited for."""
+PAUSE = 1.0
+"""After so many seconds one that is busy is asked again, then after twice as many."""
 REMEMBERED = 60.0
 """For so many seconds it is not asked again."""
 
@@ -189,7 +191,7 @@ def _asked(url: str, address: str, source: str) -> Absence | None:
     found: list[Absence | None] = [_unreachable(f"no answer from {address} in {SECONDS:g} s")]
 
     def ask() -> None:
-        pause = 1.0
+        pause = PAUSE
         while True:
             try:
                 headers = utils.build_hf_headers()  # the client may ask the hub for these, too

@@ -1,5 +1,6 @@
 """Without the hub, what is not here is said at once and in one line; with it, nothing changes."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -138,17 +139,19 @@ def test_one_that_never_answers_is_not_waited_for(endpoint, monkeypatch):
             assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_what_answers_in_no_protocol_is_said(endpoint):
+def test_what_answers_in_no_protocol_is_said(endpoint, monkeypatch):
+    monkeypatch.setattr(hub, "SECONDS", 2.0)
     with socket.socket() as noise:
         noise.bind(("127.0.0.1", 0))
         noise.listen()
 
         def speak():
-            while True:
-                connection, _ = noise.accept()
-                with connection:
-                    connection.recv(4096)
-                    connection.sendall(b"\x00\x01 hello\r\n\r\n")
+            with contextlib.suppress(OSError):  # the end of the test closes the socket
+                while True:
+                    connection, _ = noise.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(b"\x00\x01 hello\r\n\r\n")
 
         threading.Thread(target=speak, daemon=True).start()
         endpoint(f"http://127.0.0.1:{noise.getsockname()[1]}")
@@ -190,6 +193,8 @@ NO_SUCH = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not fo
 )
 def test_what_a_hub_refuses_is_said_in_one_line_within_seconds(endpoint, monkeypatch, answer, why, do):
     monkeypatch.delenv("REASONING_DATA", raising=False)
+    monkeypatch.setattr(hub, "SECONDS", 2.0)
+    monkeypatch.setattr(hub, "PAUSE", 0.2)
     with serving(answer) as (address, asked):
         endpoint(address)
         for name, opening in (

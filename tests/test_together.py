@@ -231,8 +231,7 @@ def test_searches_beside_a_sampler_draw_and_pay_nothing_twice_and_answer_as_if_a
     assert [p.name for p in (tmp_path / "pool" / "claims").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("other", ["sample", "majority:n=16"])
+@pytest.mark.parametrize(("other", "end"), [("sample", signal.SIGINT), ("majority:n=16", signal.SIGKILL)])
 def test_a_search_waits_for_the_living_and_takes_over_from_those_that_end(tmp_path, other, end):
     """The other has claimed everything, and draws no more; the search gets its turn when the other ends."""
     first = PROCESSES.Process(
