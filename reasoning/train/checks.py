@@ -126,7 +126,9 @@ def _check_loop(options: TrainOptions, goal: Objective) -> None:
 
 def _check_idle(options: TrainOptions, goal: Objective) -> None:
     """An option that would be read by nobody is refused, not ignored."""
+    draws = goal.source in ("model", "rationalised") and not options.source
     wanted = {
+        "chains_per_problem": (draws, "an objective that samples chains, and this run draws none"),
         "lora_alpha": (bool(options.lora_rank), "--lora-rank"),
         "lora_targets": (bool(options.lora_rank), "--lora-rank"),
         "keep_correct": (goal.selects, "--objective expert_iteration, rest_em or star"),

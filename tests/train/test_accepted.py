@@ -38,7 +38,14 @@ def search(home, run, first, last):
 
 def learn(home, run, **changes):
     return reinforce(
-        home, run, "expert_iteration", task="", verifier="", source=[f"pool:{home}/searches"], **changes
+        home,
+        run,
+        "expert_iteration",
+        task="",
+        verifier="",
+        chains_per_problem=8,
+        source=[f"pool:{home}/searches"],
+        **changes,
     )
 
 

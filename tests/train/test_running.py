@@ -472,6 +472,10 @@ def test_failing_verdicts_are_left_out_when_that_is_asked_for(home):
         ({"lora_alpha": 8.0}, "--lora-alpha goes with --lora-rank"),
         ({"keep_correct": 2}, "--keep-correct goes with --objective expert_iteration"),
         ({"max_refill": 5}, "--max-refill goes with --dynamic-sampling"),
+        (
+            {"objective": "sft", "eval_task": "", "chains_per_problem": 4},
+            "--chains-per-problem goes with an objective that samples chains",
+        ),
         ({"hint": "{prompt}"}, "--hint goes with --objective star"),
         ({"objective": "rloo", "clip_high": 0.3}, "--clip-high has no effect with --surrogate logp"),
         ({"objective": "cispo", "clip_low": 0.3}, "--clip-low has no effect with --surrogate cispo"),
