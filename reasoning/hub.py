@@ -164,7 +164,8 @@ def _no_hub(address: str) -> Absence:
 
 
 def _unreachable(why: str) -> Absence:
-    return Absence(f"the hub cannot be asked ({why})", "check the network", everywhere=True)
+    also = " and HF_ENDPOINT" if os.environ.get("HF_ENDPOINT") else ""
+    return Absence(f"the hub cannot be asked ({why})", f"check the network{also}", everywhere=True)
 
 
 # ---- asking

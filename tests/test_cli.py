@@ -314,6 +314,8 @@ def test_a_file_of_problems_is_shown_by_its_columns(tmp_path, capsys):
     command = shown.err.partition("Next:  reasoning ")[2].partition("    ")[0]
     assert main(shlex.split(command)) == 0
     assert "Zoë has 2 and gets 3." in capsys.readouterr().out
+    assert main(["tasks", f"{path}:broken=skip"]) == 0
+    assert f"prompt {path}:question=problem,answer=gold,broken=skip " in capsys.readouterr().err
     assert main(["tasks", str(tmp_path / "no.csv")]) == 2
 
 

@@ -146,6 +146,20 @@ def test_money_has_two_digits():
     ]
 
 
+def test_money_is_that_of_the_models_used_now(tmp_path):
+    from reasoning.cli.purse import money
+
+    prices = Prices.from_mapping({"currency": "EUR", "models": {"known": {"output": 1e6}}})
+    with Ledger(path=tmp_path, prices=prices) as ledger:
+        assert money(ledger, 0) == ""
+        ledger.charge(Cost(0, 0, 4), 1, phase="sample", strategy="s", model="known@1")
+        assert money(ledger, 0) == "4.00 EUR"
+        ledger.charge(Cost(0, 0, 4), 1, phase="sample", strategy="s", model="unknown@1")
+        assert money(ledger, 1) == ""  # not 0.00
+        assert money(ledger, 0) == "4.00 EUR for what has a price"
+        assert money(ledger, 2) == "0.00 EUR"
+
+
 def test_json_of_the_contents(run, capsys):
     status, out, _ = show(capsys, run, "--json")
     shown = json.loads(out)

@@ -160,8 +160,9 @@ def merge(options: MergeOptions) -> int:
 
       reasoning pool merge runs/a runs/b --to runs/c
 
-    The runs stay as they are; what --to has already is not taken twice. What they cost counts as spent in --to, so
-    nothing is merged into a run while a command with a --budget is at work there.
+    The runs stay as they are; what --to has already is not taken twice. What drawing and judging cost counts as spent
+    in --to, so nothing is merged into a run while a command with a --budget is at work there; what training took to
+    learn stays in its own run.
     """
     added = merge_pools(options.runs, options.to)
     new = counted(added)

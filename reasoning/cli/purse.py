@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasoning.budget import Budget, Ledger
-from reasoning.charges import Charge
 from reasoning.cli.show import note
 from reasoning.drawing import catch_up
 from reasoning.pool import Pool
@@ -44,12 +43,16 @@ def in_money(value: float) -> str:
     return f"{value:.2f}" if value == 0 or value >= 0.995 else f"{value:#.2g}"
 
 
-def money(ledger: Ledger, before: Charge) -> str:
-    """ "0.0031 EUR": what was spent since the sum was ``before``; "" without a price table, or where it has no model
-    of this run's."""
-    if ledger.prices is None or ledger.spent.price is None:
+def money(ledger: Ledger, before: int) -> str:
+    """ "0.0031 EUR": what was charged since the ledger had ``before`` charges, with a word where some have no price;
+    "" without a price table, or where it has no model that was used."""
+    new = ledger.charges[before:]
+    priced = [charge.price for charge in new if charge.price is not None]
+    lacking = any(charge.price is None and not charge.empty for charge in new)
+    if ledger.prices is None or ledger.spent.price is None or (lacking and not priced):
         return ""
-    return f"{in_money(ledger.spent.price - (before.price or 0.0))} {ledger.prices.currency}"
+    rest = " for what has a price" if lacking else ""
+    return f"{in_money(sum(priced))} {ledger.prices.currency}{rest}"
 
 
 def look_at_ledger(folder: Path, prices: Prices | None = None, pool: Pool | None = None) -> Ledger | None:

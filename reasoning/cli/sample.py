@@ -75,7 +75,7 @@ def run(options: SampleOptions) -> int:
         pool.add_problems(problems)
         register_model(pool, engine, options.engine)
         refuse_spent(ledger, folder)
-        before = ledger.spent
+        before = len(ledger.charges)
         report = sample(
             problems, engine, pool, ledger, options.n, sampling, progress=line, strategy=engine.model
         )

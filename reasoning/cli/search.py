@@ -86,10 +86,10 @@ def run(options: SearchOptions) -> int:
     with line, Pool.open(folder) as pool, open_ledger(folder, budget, prices, pool) as ledger:
         register_model(pool, engine, options.engine)
         write_run(folder, "search", asdict(options))
-        before = ledger.spent
+        before, charges = ledger.spent, len(ledger.charges)
         refuse_spent(ledger, folder)
         solutions = solve(problems, search, engine, ledger, pool, scorer, judge, sampling, progress=line)
-        paid = [text for text in (flops_of(engine, ledger, before), money(ledger, before)) if text]
+        paid = [text for text in (flops_of(engine, ledger, before), money(ledger, charges)) if text]
     engine.close()
     for text in getattr(engine, "notes", ()):
         note(text)

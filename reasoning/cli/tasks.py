@@ -74,7 +74,8 @@ def show_file(spec: str) -> int:
     for name in names:
         value = " ".join(str(column(row, name, place)).split())
         say(f"  {name:<{max(map(len, names))}}  {value if len(value) <= 80 else value[:77] + '...'}")
-    mapping = ",".join(f"{k}={v}" for k, v in options.items()) or likely(row)
+    named = {"question", "answer", "prompt", "reference"} & options.keys()
+    mapping = ",".join([*([] if named else [likely(row)]), *(f"{k}={v}" for k, v in options.items())])
     note(
         f"Next:  reasoning prompt {shlex.quote(f'{path}:{mapping}')}    reasoning tasks file   (its options)"
     )

@@ -32,7 +32,7 @@ ENGINES = {
 
 _SECRET = re.compile(r"(?i)(api_?)?(key|token|secret|password)$")
 
-__all__ = ["ENGINES", "Engine", "open_engine"]
+__all__ = ["ENGINES", "Engine", "open_engine", "parse_engine"]
 
 
 def open_engine(spec: str, **options: Any) -> Engine:
@@ -43,17 +43,7 @@ def open_engine(spec: str, **options: Any) -> Engine:
     """
     if is_user_code(spec):
         return _from_user_code(spec, options)
-    parsed = Spec(spec, "transformers", spec) if Path(spec).is_dir() else parse_spec(spec)
-    if any(_SECRET.match(key) for key in parsed.options):  # before anything repeats the spec
-        raise UserError(
-            "A spec is stored with the run, so it holds no key: put it into an environment variable and give the "
-            "variable's name, key_env=NAME."
-        )
-    if parsed.name not in ENGINES:
-        raise unknown("engine", parsed.name, ENGINES)
-    if not parsed.argument:
-        what = {"openai": "MODEL", "ray": "ENGINE:MODEL", "replay": "PATH"}.get(parsed.name, "PATH_OR_HUB_ID")
-        raise UserError(f"{spec!r} does not say which model or file: write {parsed.name}:{what}.")
+    parsed = parse_engine(spec)
     module, name = ENGINES[parsed.name]
     opener = getattr(import_module(module), name).open
     defaults = {
@@ -65,6 +55,23 @@ def open_engine(spec: str, **options: Any) -> Engine:
         if key not in defaults:
             raise unknown(f"{parsed.name!r} option", key, defaults)
     return opener(parsed.argument, **parsed.take({**defaults, **options}))
+
+
+def parse_engine(spec: str) -> Spec:
+    """The spec of an engine that exists, with its model or file. Raises UserError for another one, and for a spec
+    that holds a key."""
+    parsed = Spec(spec, "transformers", spec) if Path(spec).is_dir() else parse_spec(spec)
+    if any(_SECRET.match(key) for key in parsed.options):  # before anything repeats the spec
+        raise UserError(
+            "A spec is stored with the run, so it holds no key: put it into an environment variable and give the "
+            "variable's name, key_env=NAME."
+        )
+    if parsed.name not in ENGINES:
+        raise unknown("engine", parsed.name, ENGINES)
+    if not parsed.argument:
+        what = {"openai": "MODEL", "ray": "ENGINE:MODEL", "replay": "PATH"}.get(parsed.name, "PATH_OR_HUB_ID")
+        raise UserError(f"{spec!r} does not say which model or file: write {parsed.name}:{what}.")
+    return parsed
 
 
 def _from_user_code(spec: str, options: dict[str, Any]) -> Engine:

@@ -14,12 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from reasoning.engines import ENGINES
+from reasoning.engines import parse_engine
 from reasoning.engines.tokens import Tokens, check_source, folder_name
-from reasoning.errors import UserError, unknown
+from reasoning.errors import UserError
 from reasoning.hub import hub_or_cache, reason
 from reasoning.records import Problem, Sampling
-from reasoning.spec import Spec, is_user_code, parse_spec
+from reasoning.spec import is_user_code
 from reasoning.tasks.conversation import (
     Message,
     apply,
@@ -55,9 +55,7 @@ def open_tokens(spec: str, tokenizer: Any = None) -> Tokens | None:
     """
     if is_user_code(spec):
         return None
-    parsed = Spec(spec, "transformers", spec) if Path(spec).is_dir() else parse_spec(spec)
-    if parsed.name not in ENGINES:
-        raise unknown("engine", parsed.name, ENGINES)
+    parsed = parse_engine(spec)
     source, chat = parsed.argument, parsed.options.get("chat", "auto")
     limit = 0
     if parsed.name == "openai":

@@ -21,9 +21,10 @@ def merge(sources: Sequence[str | Path], to: str | Path) -> Counter[str]:
     """Add what the pool ``to`` lacks of each source; how many rows of each table were new.
 
     By key, so that merging twice changes nothing. Where two have a verdict by one verifier on one chain, the first
-    one's stays; a verifier that is an oracle in one is an oracle in all. What the sources cost counts as spent in
-    ``to``, so its ledger is held meanwhile: beside others that spend without a budget, never beside one that has to
-    keep to one, whose budget would be overshot by what was merged.
+    one's stays; a verifier that is an oracle in one is an oracle in all. What the sources' pools were charged
+    (not the updates of a training run, which its ledger alone has) counts as spent in ``to``, so its ledger is held
+    meanwhile: beside others that spend without a budget, never beside one that has to keep to one, whose budget would
+    be overshot by what was merged.
 
     Raises UserError for a source that is no pool, or the target itself, or was charged in another currency; PoolError
     where another process is spending from the target's budget. Nothing is merged then.

@@ -61,6 +61,6 @@ pre {
   body { font-size: 15px; }
   main { padding: 1rem .8rem 3rem; }
   h1 { font-size: 1.35rem; }
-  tbody th:first-child { white-space: normal; max-width: 6rem; overflow-wrap: anywhere; }
+  tbody th:first-child { white-space: normal; min-width: 5rem; max-width: 6rem; overflow-wrap: anywhere; }
 }
 """

@@ -61,7 +61,10 @@ def write_compared(compared: Compared, folder: Path, refresh_seconds: int = 0) -
     ]
     if several:
         each = replace(compared, runs=every_run(compared.runs), reaches=compared.each)
-        parts += ["<h2>Every run</h2>", page.summary(replace(runs_table(each), notes=()))]
+        parts += [
+            "<h2>Every run</h2>",
+            page.summary(replace(runs_table(each), notes=(table_notes(each)[0],))),
+        ]
     if compared.differences:
         parts += ["<h2>Differences, problem by problem</h2>", page.plain_table(*difference_rows(compared))]
     if other := differing(compared.runs):

@@ -74,8 +74,9 @@ class Unusable:
             return ""
         count = len(self.found)
         some = " ".join(str(error) for error in self.found[:3])
-        rest = f" and {count - 3} more" if count > 3 else ""
-        return f"{self.name}: {count} rows cannot be used and are left out: {some}{rest}"
+        rest = f" (and {count - 3} more)" if count > 3 else ""
+        rows = "1 row cannot be used and is" if count == 1 else f"{count} rows cannot be used and are"
+        return f"{self.name}: {rows} left out: {some}{rest}"
 
 
 def mapped(

@@ -230,8 +230,11 @@ def test_tokens_of_engines_that_have_none_here(folder):
         open_tokens("transformers:/nowhere/at/all")
 
 
-def test_an_engine_that_does_not_exist_is_said():
+def test_an_engine_that_does_not_exist_or_names_no_model_is_said():
     with pytest.raises(UserError, match="Unknown engine 'nowhere'"):
         open_tokens("nowhere")
+    for spec in ("transformers", "vllm:", "openai"):
+        with pytest.raises(UserError, match="does not say which model or file"):
+            open_tokens(spec)
     assert open_tokens("replay:recorded.jsonl") is None
     assert open_tokens("openai:m:base_url=http://127.0.0.1:1/v1") is None

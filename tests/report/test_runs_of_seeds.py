@@ -243,6 +243,7 @@ def test_page_and_object_have_the_methods_and_every_run(tmp_path):
     text = write_compared(compared, tmp_path)[0].read_text()
     for part in ("The methods", "Every run", "grpo-seed2", "expert-seed3", "or, of more, the 95% interval"):
         assert html.escape(part) in text
+    assert "is half of the 95% interval" in text.partition("Every run")[2]
     found = json.loads(json.dumps(as_object(compared), allow_nan=False))
     assert [(m["name"], m["seeds"]) for m in found["methods"]] == [("grpo", 3), ("expert", 4)]
     assert found["methods"][0]["runs"] == ["grpo-seed0", "grpo-seed1", "grpo-seed2"]

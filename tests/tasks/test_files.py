@@ -199,7 +199,8 @@ def test_broken_rows_can_be_left_out_and_are_counted(ending, tmp_path):
     assert [p.reference for p in found] == ["1", "2", "4", "5", "6"]
     count = 1 if ending == "parquet" else 2
     assert len(said) == 1
-    assert said[0].startswith(f"data: {count} rows cannot be used and are left out: {path}, ")
+    rows = "1 row cannot be used and is" if count == 1 else f"{count} rows cannot be used and are"
+    assert said[0].startswith(f"data: {rows} left out: {path}, ")
     assert "column 'a' is empty." in said[0]
     with pytest.raises(UserError, match=r"column 'a' is empty\.  \(broken=skip leaves such rows out\)$"):
         load_problems(spec)
