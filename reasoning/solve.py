@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from reasoning.budget import Ledger, Reservation
@@ -23,6 +24,10 @@ from reasoning.search.base import Answer, Candidate, Judge, Request, Search, Ste
 from reasoning.sharing import draw_claimed, take_turn
 from verifiers.base import Attempt, Verdict, Verifier
 from verifiers.exact import Exact
+
+_FRONT = 32
+"""Batches among which a process claims its next one to score: enough for so many processes side by side, and few
+beside a million chains, which would take minutes to go through for every batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,19 +356,29 @@ class _Run:
         pool."""
         keys = {c.key: digest(scorer.name, c.key, length=32) for c in chains}
         claims = self._sharing(pool)
-        while lacking := [c for c in chains if c.key not in self.verdicts]:
-            mine = claims.take([keys[c.key] for c in lacking], most=BATCH_CHAINS)
+        lacking = {c.key: c for c in chains}
+        most = BATCH_CHAINS
+        while lacking:
+            front = list(islice(lacking, _FRONT * most))
+            mine = claims.take([keys[k] for k in front], most=most)
             began = time.monotonic()
             self._company |= claims.company
             if self._company:
                 pool.refresh()
                 stored = pool.verdicts(scorer.name)
-                known = [c.key for c in lacking if c.key in stored and not stored[c.key].failed]
-                self.verdicts.update((key, stored[key]) for key in known)
+                for key in [k for k in lacking if k in stored and not stored[k].failed]:
+                    self.verdicts[key] = stored[key]
+                    del lacking[key]
                 self._company = False
-            free = [c for c in lacking if keys[c.key] in mine and c.key not in self.verdicts]
+            read = time.monotonic()
+            free = [lacking[k] for k in front if keys[k] in mine and k in lacking]
+            for start in range(0, len(free), BATCH_CHAINS):
+                self._judge(scorer, free[start : start + BATCH_CHAINS])
             if free:
-                self._judge(scorer, free)
+                for chain in free:
+                    del lacking[chain.key]
+                if read - began > time.monotonic() - read:
+                    most *= 2  # rules judge a batch sooner than a large pool is read
             elif not mine:
                 time.sleep(
                     max(POLL_SECONDS, time.monotonic() - began)

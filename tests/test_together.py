@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from reasoning.durable import AppendFile, turn
 from reasoning.errors import PoolError, UserError
 from reasoning.pool import Pool, claims
 from reasoning.pool.merge import merge
-from reasoning.records import Cost, Problem, Sampling
+from reasoning.records import Cost, Problem, Sampling, digest
 from reasoning.runfile import read_run, write_run
 from reasoning.sampling import sample
 from reasoning.search import open_search
@@ -304,6 +305,58 @@ def test_searches_score_nothing_twice(tmp_path):
         alone = solve(MANY, open_search(what), ScriptedEngine(), None, None, Slow(tmp_path), Numeric(), S)
         expected = {s.problem_id: [s.answer.answer, [*s.chains]] for s in alone}
         assert json.loads((tmp_path / f"{what}.json").read_text()) == expected
+
+
+@pytest.mark.parametrize("slow_to_read", [False, True])
+def test_claims_of_many_chains_to_score_do_not_grow_with_their_square(tmp_path, monkeypatch, slow_to_read):
+    """1,000 chains in batches of 4, beside a process that holds the first 8: few keys are looked at for a batch, and
+    where the pool is read longer than a batch is judged, batches grow."""
+    asked = []
+    take, read = claims.Claims.take, Pool.verdicts
+
+    def counted(self, keys, groups=None, most=None):
+        asked.append((len(keys), most))
+        return take(self, keys, groups, most)
+
+    def read_slowly(self, name):
+        time.sleep(0.2 * slow_to_read)
+        return read(self, name)
+
+    monkeypatch.setattr(sys.modules["reasoning.solve"], "BATCH_CHAINS", 4)
+    with Pool.open(tmp_path) as pool, Pool.open(tmp_path) as others, others.claims() as theirs:
+        sample(MANY, ScriptedEngine(), pool, n=40, sampling=S)
+        keys = [c.key for p in MANY for c in sorted(pool.chains(problem_ids=[p.id]), key=lambda c: c.index)]
+        theirs.take([digest("slow", key, length=32) for key in keys[:8]])
+        monkeypatch.setattr(claims.Claims, "take", counted)
+        monkeypatch.setattr(Pool, "verdicts", read_slowly)
+        found = []
+        search = threading.Thread(
+            target=lambda: found.extend(
+                solve(
+                    MANY,
+                    open_search("best_of_n:n=40"),
+                    ScriptedEngine(),
+                    None,
+                    pool,
+                    Slow(tmp_path),
+                    Numeric(),
+                    S,
+                )
+            )
+        )
+        search.start()
+        wait_for(lambda: others.refresh() or len(read(others, "slow")) == 992)
+        assert search.is_alive()
+        theirs.drop()
+        search.join(60)
+        assert len(found) == len(MANY)
+        assert len(read(pool, "slow")) == 1000
+    scored = [(count, most) for count, most in asked if most]
+    assert all(count <= 32 * most for count, most in scored)
+    if slow_to_read:
+        assert len(scored) < 60
+    judged = [line for path in tmp_path.glob("*.judged") for line in path.read_text().splitlines()]
+    assert len(judged) == len({*judged}) == 1000
 
 
 def test_a_sampler_that_gives_way_finishes_what_it_has_begun(tmp_path, monkeypatch):
