@@ -380,9 +380,8 @@ class _Run:
                 if read - began > time.monotonic() - read:
                     most *= 2  # rules judge a batch sooner than a large pool is read
             elif not mine:
-                time.sleep(
-                    max(POLL_SECONDS, time.monotonic() - began)
-                )  # a large pool is not read all the time
+                # A large pool is not read all the time.
+                time.sleep(max(POLL_SECONDS, time.monotonic() - began))
         claims.drop()
 
     def _sharing(self, pool: Pool) -> Claims:

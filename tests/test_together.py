@@ -203,6 +203,18 @@ def drawn_by_each(folder):
     return [path.read_text().split() for path in folder.glob("*.drawn")]
 
 
+def begin_search(what, pool, scorer=None):
+    """A thread in which a search is under way, and the list that will have its solutions."""
+    found = []
+
+    def run():
+        found.extend(solve(MANY, open_search(what), ScriptedEngine(), None, pool, scorer, Numeric(), S))
+
+    search = threading.Thread(target=run)
+    search.start()
+    return search, found
+
+
 def wait_for(what, seconds=60):
     until = time.monotonic() + seconds
     while not what():
@@ -329,22 +341,7 @@ def test_claims_of_many_chains_to_score_do_not_grow_with_their_square(tmp_path, 
         theirs.take([digest("slow", key, length=32) for key in keys[:8]])
         monkeypatch.setattr(claims.Claims, "take", counted)
         monkeypatch.setattr(Pool, "verdicts", read_slowly)
-        found = []
-        search = threading.Thread(
-            target=lambda: found.extend(
-                solve(
-                    MANY,
-                    open_search("best_of_n:n=40"),
-                    ScriptedEngine(),
-                    None,
-                    pool,
-                    Slow(tmp_path),
-                    Numeric(),
-                    S,
-                )
-            )
-        )
-        search.start()
+        search, found = begin_search("best_of_n:n=40", pool, Slow(tmp_path))
         wait_for(lambda: others.refresh() or len(read(others, "slow")) == 992)
         assert search.is_alive()
         theirs.drop()
@@ -415,20 +412,7 @@ def test_problems_that_others_do_not_draw_go_on_meanwhile(tmp_path):
     wanted = [key for s in alone for key in s.chains]
     with Pool.open(tmp_path) as pool, Pool.open(tmp_path) as others, others.claims() as theirs:
         theirs.take(alone[3].chains[:2])
-        found = []
-        search = threading.Thread(
-            target=lambda: found.extend(
-                solve(
-                    MANY,
-                    open_search("adaptive:n=20,step=4"),
-                    ScriptedEngine(),
-                    pool=pool,
-                    extractor=Numeric(),
-                    sampling=S,
-                )
-            )
-        )
-        search.start()
+        search, found = begin_search("adaptive:n=20,step=4", pool)
         rest = {*wanted} - {*alone[3].chains}
         wait_for(lambda: not pool.missing([*rest]))
         assert search.is_alive()
